@@ -235,9 +235,10 @@ class DegreeConstraints:
         reason = call.because(f"units are seen by {call.operator.removeprefix('aten.')}")
         terms = [term for terms in (*results, *(call.tensors if sight is Sight.ANY else ())) for term in terms]
         for variable in {variable for term in terms for variable in self._variables(term)}:
-            self._use(self._degrees[variable], sight, reason)
-        if sight is Sight.EVEN:
-            return [tuple(map(self._without_sign, terms)) for terms in results]
+            self._use(self._degrees[variable], Sight.HOMOGENEOUS if sight is Sight.POSITIVITY else sight, reason)
+        if sight in {Sight.EVEN, Sight.POSITIVITY}:
+            is_scaled = sight is Sight.EVEN
+            return [tuple(self._without_sign(term, is_scaled=is_scaled) for term in terms) for terms in results]
         return results
 
     def undivided(self) -> Iterator[Degree]:
@@ -380,15 +381,17 @@ class DegreeConstraints:
                 return self._computed(own)
         return own
 
-    def _without_sign(self, term: AxisTerm) -> AxisTerm:
-        """Return the axis of absolute values."""
+    def _without_sign(self, term: AxisTerm, *, is_scaled: bool) -> AxisTerm:
+        """Return the axis of absolute values, or of functions that do not depend on scales either."""
         found: list[Factor] = []
         for factor in substitute(term):
             if isinstance(factor, Variable) and factor in self._degrees:
                 degree = self._degrees[factor]
-                found.append(self.new_axis(factor.size, Degree(degree.scale, origin=degree.origin)))
+                scale = degree.scale if is_scaled else Degree().scale
+                found.append(self.new_axis(factor.size, Degree(scale, origin=degree.origin)))
             elif isinstance(factor, Variable) and factor.parts and self._has_degrees((factor,)):
-                found.extend(concatenation([self._without_sign(part) for part in factor.parts]))
+                parts = [self._without_sign(part, is_scaled=is_scaled) for part in factor.parts]
+                found.extend(concatenation(parts))
             else:
                 self.see((factor,), Sight.ANY, _SPLIT)
                 found.append(factor)

@@ -179,7 +179,12 @@ def bilinear(call: Call) -> Result:
     call.contract(second[-1], weight[2])
     rows = (weight[0],)
     bias = call.optional("bias")
-    return (*call.broadcast(first[:-1], second[:-1]), *(rows if bias is None else call.broadcast(rows, bias)))
+    batch = call.broadcast(first[:-1], second[:-1], relation=Relation.PRODUCT)
+    if bias is None:
+        return (*batch, *rows)
+    for term in batch:
+        call.see(term, Sight.SUM, "the same bias is added at all positions")
+    return (*batch, *call.broadcast(rows, bias, relation=Relation.EQUAL))
 
 
 RULES: dict[str, Rule] = {
@@ -205,6 +210,9 @@ _LINEAR = (
     "baddbmm",
     "addmv",
     "outer",
+    "ger",
+    "vdot",
+    "bilinear",
     "einsum",
 )
 SIGHTS: Sights = {f"aten.{name}": Sight.LINEAR for name in _LINEAR}

@@ -223,7 +223,8 @@ RULES: dict[str, Rule] = {
     "aten.pixel_unshuffle": pixel_unshuffle,
 }
 
-SIGHTS: Sights = {f"aten.{name}": Sight.LINEAR for name in (*_CONVOLUTIONS, "pixel_shuffle", "pixel_unshuffle")}
+_REARRANGEMENTS = ("pixel_shuffle", "pixel_unshuffle", "im2col", "col2im", "channel_shuffle", "native_channel_shuffle")
+SIGHTS: Sights = {f"aten.{name}": Sight.LINEAR for name in (*_CONVOLUTIONS, *_REARRANGEMENTS)}
 
 
 @final

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, final
 
 from rebasin_core.specs.operators.base import OperatorRules
+from rebasin_core.specs.unification.relation import Sight
 from rebasin_core.specs.unification.terms import fresh, uniform
 
 if TYPE_CHECKING:
-    from rebasin_core.specs.operators.base import Result, Rule
+    from rebasin_core.specs.operators.base import Result, Rule, Sights
     from rebasin_core.specs.operators.call import Call
 
 
@@ -21,7 +22,8 @@ def constant(call: Call) -> Result:
     Returns:
         Uniform axes.
     """
-    return tuple(uniform(size) for size in call.shapes[0])
+    is_zero = call.operator.rpartition(".")[2] in _ZEROS
+    return tuple(uniform(size, is_zero=is_zero) for size in call.shapes[0])
 
 
 def varying(call: Call) -> Result:
@@ -73,6 +75,7 @@ _CONSTANT = (
     "full", "full_like", "zeros", "zeros_like", "ones", "ones_like", "empty", "empty_like", "new_zeros", "new_ones",
     "new_full", "new_empty", "scalar_tensor", "empty_permuted", "empty_strided", "new_empty_strided",
 )  # fmt: skip
+_ZEROS = {"zeros", "zeros_like", "new_zeros"}
 _VARYING = (
     "arange", "linspace", "logspace", "rand", "randn", "randint", "randperm", "rand_like", "randn_like",
     "randint_like", "hann_window", "hamming_window", "tril_indices", "triu_indices",
@@ -86,9 +89,14 @@ RULES: dict[str, Rule] = {
 }
 
 
+# They use no entry of the tensor whose shape they take, and random numbers have fixed axes.
+SIGHTS: Sights = {f"aten.{name}": Sight.COPY for name in _CONSTANT}
+
+
 @final
 class CreationRules(OperatorRules):
     """Rules for operators that create tensors."""
 
     name = "creation"
     rules = RULES
+    sights = SIGHTS

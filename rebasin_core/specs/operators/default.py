@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rebasin_core.specs.operators.base import OperatorRules
 from rebasin_core.specs.operators.catalogue import BUILT_IN_RULES
+from rebasin_core.specs.operators.recurrent import RecurrentRules
 from rebasin_core.specs.unification.relation import Sight
 
 if TYPE_CHECKING:
@@ -56,11 +57,13 @@ def sight_of(call: Call, sights: Sights) -> Sight:
         sights: The sights of all operators. That of ``relu`` also applies to ``relu_``.
 
     Returns:
-        The sight; `Sight.ANY` if the result has integers, or further outputs are used: indices or statistics.
+        The sight; `Sight.ANY` if the result has integers, or further outputs are used that are not states of a
+        recurrent layer, but indices or statistics.
     """
     sight = sights.get(call.operator) or sights.get(call.operator.removesuffix("_")) or Sight.ANY
     is_to_integers = getattr(call.arguments.get("dtype"), "is_floating_point", True) is False
-    return Sight.ANY if is_to_integers or (sight is not Sight.COPY and call.used - {0}) else sight
+    has_others = bool(call.used - {0}) and sight is not Sight.COPY and call.operator not in RecurrentRules.rules
+    return Sight.ANY if is_to_integers or has_others else sight
 
 
 def _families(base: type[OperatorRules]) -> Iterator[type[OperatorRules]]:

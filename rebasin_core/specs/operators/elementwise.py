@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, final
 
+from rebasin_core.specs.operators import piecewise
 from rebasin_core.specs.operators.base import OperatorRules
 from rebasin_core.specs.unification.relation import Relation, Sight
 from rebasin_core.specs.unification.terms import length, uniform
@@ -97,20 +98,21 @@ def unchanged(call: Call) -> Result:
     return call.tensors[0]
 
 
-def prelu(call: Call) -> Result:
-    """Tie the slopes to the channels (dimension 1).
+def dropped(call: Call) -> Result:
+    """Return the axes of a tensor whose entries are dropped at random in training mode.
 
     Args:
-        call: ``prelu(self, weight)``.
+        call: ``dropout(input, p, train)``, ``feature_dropout``, ``alpha_dropout`` or ``feature_alpha_dropout``.
 
     Returns:
-        The axes of the input.
+        The same axes.
     """
-    inputs = call.tensor("self")
-    slopes = call.tensor("weight")
-    if len(inputs) > 1 and slopes and length(slopes[0]) > 1:
-        return (inputs[0], call.unify(inputs[1], slopes[0]), *inputs[2:])
-    return inputs
+    terms = call.first
+    if call.arguments.get("train"):
+        sight = Sight.ANY if "alpha" in call.operator else Sight.DIAGONAL  # entries are replaced by a number
+        for term in terms:
+            call.see(term, sight, "units are dropped at random")
+    return terms
 
 
 def fake_quantized(call: Call) -> Result:
@@ -148,11 +150,10 @@ def glu(call: Call) -> Result:
 
 
 _UNCHANGED = (
-    "alias", "alias_copy", "clone", "contiguous", "detach", "detach_", "dropout", "dropout_", "alpha_dropout",
-    "feature_dropout", "lift", "lift_fresh", "lift_fresh_copy", "to", "_to_copy", "type_as",
-    "requires_grad_", "resolve_conj", "resolve_neg", "_conj", "conj",
-    "feature_alpha_dropout", "real", "imag",
+    "alias", "alias_copy", "clone", "contiguous", "detach", "detach_", "lift", "lift_fresh", "lift_fresh_copy", "to",
+    "_to_copy", "type_as", "requires_grad_", "resolve_conj", "resolve_neg", "_conj", "conj", "real", "imag",
 )  # fmt: skip
+_DROPOUTS = ("dropout", "dropout_", "alpha_dropout", "feature_dropout", "feature_alpha_dropout")
 # Elementwise operators without the tag `torch.Tag.pointwise`.
 _ELEMENTWISE = (
     "hardswish", "special_ndtr", "isclose", "fill", "log_sigmoid", "copy", "masked_fill_", "zero_",
@@ -174,12 +175,13 @@ _LINEAR = (
 )  # fmt: skip
 _COPY = (
     "alias", "alias_copy", "clone", "contiguous", "detach", "dropout", "feature_dropout", "lift", "lift_fresh",
-    "lift_fresh_copy", "to", "_to_copy", "type_as", "requires_grad",
+    "lift_fresh_copy", "to", "_to_copy", "type_as", "requires_grad", "resolve_conj", "resolve_neg", "conj", "_conj",
+    "real", "imag", "alpha_dropout", "feature_alpha_dropout",
 )  # fmt: skip
 _HOMOGENEOUS = ("relu", "leaky_relu")
 _ODD = (
     "tanh", "erf", "special_erf", "sin", "sinh", "asinh", "atan", "arctan", "arcsinh", "tan", "asin", "arcsin", "sign",
-    "sgn", "tanhshrink", "softshrink", "hardshrink", "erfinv", "atanh", "arctanh", "trunc", "fix",
+    "sgn", "tanhshrink", "softshrink", "hardshrink", "erfinv", "atanh", "arctanh", "trunc", "fix", "round",
 )  # fmt: skip
 _EVEN = ("abs", "absolute")
 
@@ -189,6 +191,7 @@ SIGHTS: Sights = {
     **{f"aten.{name}": Sight.HOMOGENEOUS for name in _HOMOGENEOUS},
     **{f"aten.{name}": Sight.ODD for name in _ODD},
     **{f"aten.{name}": Sight.EVEN for name in _EVEN},
+    **piecewise.SIGHTS,
 }
 
 RULES: dict[str, Rule] = {
@@ -199,9 +202,9 @@ RULES: dict[str, Rule] = {
     **{f"aten.{name}": fake_quantized for name in _QUANTIZED},
     **{f"aten.{name}": elementwise for name in _ELEMENTWISE},
     **{f"aten.{name}": unchanged for name in _UNCHANGED},
-    "aten._prelu_kernel": elementwise,
+    **{f"aten.{name}": dropped for name in _DROPOUTS},
     "aten.glu": glu,
-    "aten.prelu": prelu,
+    **piecewise.RULES,
 }
 
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, final
 
 import torch
 
+from rebasin_core.specs.operators import piecewise
 from rebasin_core.specs.operators.base import OperatorRules
 from rebasin_core.specs.operators.call import is_constant, is_tensor
-from rebasin_core.specs.operators.elementwise import elementwise
 from rebasin_core.specs.unification.relation import Relation, Sight
 from rebasin_core.specs.unification.terms import differences, length
 
@@ -275,7 +275,7 @@ def where(call: Call) -> Result:
     Returns:
         The axes of the result.
     """
-    return elementwise(call) if "other" in call.arguments else frozen(call)
+    return piecewise.where(call) if "other" in call.arguments else frozen(call)
 
 
 def frozen(call: Call, *, not_ruled: bool = False) -> list[AxisTerms]:
@@ -319,7 +319,10 @@ RULES: dict[str, Rule] = {
     "aten.where": where,
 }
 
-SIGHTS: Sights = {f"aten.{name}": Sight.COPY for name in ("_unsafe_index", "embedding", "index", "index_select")}
+SIGHTS: Sights = {
+    **{f"aten.{name}": Sight.COPY for name in ("_unsafe_index", "embedding", "index", "index_select")},
+    "aten.where": Sight.LINEAR,
+}
 
 
 @final

@@ -108,12 +108,17 @@ def group_norm(call: Call) -> Result:
     inputs = call.tensor("input")
     groups = call.arguments["num_groups"] if "num_groups" in call.arguments else call.arguments["group"]
     outer, inner = call.reshape([inputs[1]], [groups, length(inputs[1]) // groups], _GROUPS)
-    for name in ("weight", "bias"):
+    for term in (inputs[0], *inputs[2:]):
+        call.see(term, Sight.ANY, "the same shift is added at all positions")
+    call.see(outer, Sight.ODD, "units are divided by a root of their variance and a number")
+    for sight in (Sight.NORM, Sight.SUM):
+        call.see(inner, sight, "units are divided by the norm of their group, after their mean is subtracted")
+    for name, relation in (("weight", Relation.PRODUCT), ("bias", Relation.EQUAL)):
         own = call.optional(name)
         if own is not None:
             first, second = call.reshape([own[0]], [groups, length(own[0]) // groups], _GROUPS)
-            outer = call.unify(outer, first, why=_GROUPS)
-            inner = call.unify(inner, second, why=_GROUPS)
+            outer = call.relate(relation, outer, first, why=_GROUPS)
+            inner = call.relate(relation, inner, second, why=_GROUPS)
     call.observe((inputs[0], outer))
     return [(inputs[0], (*outer, *inner), *inputs[2:]), *((inputs[0], outer) for _ in call.shapes[1:])]
 
@@ -130,7 +135,11 @@ def weight_norm(call: Call) -> Result:
     direction = call.tensor("v")
     scale = call.tensor("g")
     dim = call.arguments["dim"]
-    found = call.broadcast(direction, scale)
+    for other, term in enumerate(direction):
+        is_kept = other == dim % len(direction)
+        why = "directions are divided by their norm"
+        call.see(term, Sight.ODD if is_kept else Sight.NORM, why)
+    found = call.broadcast(direction, scale, relation=Relation.PRODUCT)
     call.reduce(found, [other for other in range(len(found)) if other != dim % len(found)])
     return [found, scale][: len(call.shapes)]
 
@@ -142,7 +151,10 @@ RULES: dict[str, Rule] = {
     **{f"aten.{name}": group_norm for name in ("group_norm", "native_group_norm")},
 }
 
-_LINEAR = (*BATCH_NORMALIZATIONS, "layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm")
+_LINEAR = (
+    *BATCH_NORMALIZATIONS, "layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm", "group_norm",
+    "native_group_norm", "_weight_norm", "_weight_norm_interface",
+)  # fmt: skip
 SIGHTS: Sights = {f"aten.{name}": Sight.LINEAR for name in _LINEAR}
 
 

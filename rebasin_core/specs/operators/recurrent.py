@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from itertools import starmap
 from typing import TYPE_CHECKING, final
 
 from rebasin_core.specs.operators.base import OperatorRules
 from rebasin_core.specs.operators.slicing import narrowed, stacked
+from rebasin_core.specs.unification.relation import Relation, Sight
 from rebasin_core.specs.unification.terms import length
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rebasin_core.specs.operators.base import Result, Rule
+    from rebasin_core.specs.operators.base import Result, Rule, Sights
     from rebasin_core.specs.operators.call import Call
     from rebasin_core.specs.unification.terms import AxisTerm, AxisTerms
 
 _TIME = "time steps are ordered"
 _BATCHED = 3  # dimensions of an input with a batch
 _GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
+_VALUE = 2  # index of the gate with a hyperbolic tangent, in an LSTM (i, f, g, o) and a GRU (r, z, n)
 
 
 def recurrent(call: Call) -> Result:
@@ -63,6 +66,7 @@ def _steps(call: Call, states: Sequence[AxisTerms]) -> tuple[AxisTerms, list[Axi
     time, batch = (1, 0) if call.arguments["batch_first"] else (0, 1)
     inputs[time] = call.freeze(inputs[time], _TIME)
     inputs[batch] = call.unify(inputs[batch], *(state[1] for state in states))
+    call.see(inputs[batch], Sight.ANY, "the same bias is added at all positions")
     return tuple(inputs), [(state[0], inputs[batch], state[2]) for state in states]
 
 
@@ -75,19 +79,30 @@ def _cell(
     into, again, *rest = weights
     call.contract(feature, into[1])
     rows = [into[0], again[0], *(bias[0] for bias in rest[:biases])]
-    unit = call.unify(*(_units(call, row, gates) for row in rows))
+    unit = _units(call, rows, gates)
     output = unit
     if rest[biases:]:
         output, inner = rest[biases]
         unit = call.contract(unit, inner)
-    output = call.unify(call.contract(output, again[1]), starts[0])
-    return output, call.unify(unit, *starts[1:])
+    call.contract(output, again[1])
+    output = call.relate(Relation.EQUAL, output, starts[0])
+    return output, call.relate(Relation.EQUAL, unit, *starts[1:])
 
 
-def _units(call: Call, rows: AxisTerm, gates: int) -> AxisTerm:
-    """Return the axis of the hidden units, after tying the gates concatenated in ``rows``."""
-    parts = call.split_axis(rows, [length(rows) // gates] * gates)
-    return call.unify(*(part.term for part in parts))
+def _units(call: Call, rows: Sequence[AxisTerm], gates: int) -> AxisTerm:
+    """Return the axis of the hidden units, after tying the gates concatenated in ``rows``.
+
+    The units have the sign of the gate that enters a hyperbolic tangent (the scale, without gates and with a ReLU). The
+    other gates enter a sigmoid, and must not be changed.
+    """
+    sizes = [[length(row) // gates] * gates for row in rows]
+    parts = list(starmap(call.split_axis, zip(rows, sizes, strict=True)))
+    found = [call.relate(Relation.EQUAL, *(own[gate].term for own in parts)) for gate in range(gates)]
+    value = found.pop(min(_VALUE, gates - 1))
+    for term in found:
+        call.see(term, Sight.ANY, "units are seen by a sigmoid")
+    call.see(value, Sight.HOMOGENEOUS if call.operator.endswith("relu") else Sight.ODD, "units are seen by a cell")
+    return call.relate(Relation.PRODUCT, value, *found)
 
 
 def _last_states(call: Call, state: AxisTerms, axes: Sequence[AxisTerm], output: int) -> AxisTerms:
@@ -98,6 +113,7 @@ def _last_states(call: Call, state: AxisTerms, axes: Sequence[AxisTerm], output:
 
 
 RULES: dict[str, Rule] = {f"aten.{name}": recurrent for name in _GATES}
+SIGHTS: Sights = {f"aten.{name}": Sight.LINEAR for name in _GATES}
 
 
 @final
@@ -106,3 +122,4 @@ class RecurrentRules(OperatorRules):
 
     name = "recurrent"
     rules = RULES
+    sights = SIGHTS

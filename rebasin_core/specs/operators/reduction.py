@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, final
 
 from rebasin_core.specs.operators.base import OperatorRules
-from rebasin_core.specs.unification.relation import Sight
+from rebasin_core.specs.unification.relation import Relation, Sight
 
 if TYPE_CHECKING:
     from rebasin_core.specs.operators.base import Result, Rule, Sights
@@ -55,7 +55,7 @@ def extremum(call: Call) -> Result:
         The axes of the values, and of the indices.
     """
     if call.optional("other") is not None:
-        return call.broadcast(call.tensor("self"), call.tensor("other"))
+        return call.broadcast(call.tensor("self"), call.tensor("other"), relation=Relation.EQUAL)
     if 1 in call.used:
         for dim in dims_of(call):
             call.freeze(call.tensor("self")[dim], "the index of an extremum is used")
@@ -119,6 +119,7 @@ def sorted_values(call: Call) -> Result:
         return [call.mix(call.first, {dim: call.shapes[0][dim] for dim in dims}, _ORDER)] * len(call.shapes)
     call.reduce(call.first, sorted(dims))
     for dim in dims:
+        call.see(terms[dim], Sight.ANY, "units are sorted")
         terms[dim] = call.fixed(call.shapes[0][dim], _ORDER)
     return [tuple(terms)] * len(call.shapes)
 
@@ -139,7 +140,7 @@ def difference(call: Call) -> Result:
             if other == dim:
                 call.freeze(term, _ORDER)
             else:
-                terms[other] = call.unify(terms[other], term)
+                terms[other] = call.relate(Relation.EQUAL, terms[other], term)
     return call.mix(tuple(terms), {dim: call.shapes[0][dim]}, _ORDER)
 
 
@@ -154,6 +155,10 @@ def distance(call: Call) -> Result:
     """
     first, second, *_ = call.arguments.values()
     batch = call.broadcast(first[:-2], second[:-2])
+    for term in (first[-1], second[-1]):
+        call.see(term, Sight.NORM if call.arguments.get("p", 2) == 2 else Sight.ANY, "points are compared by distance")
+    for term in (first[-2], second[-2]):
+        call.see(term, Sight.ANY, "points are compared by distance")
     call.contract(first[-1], second[-1], batch)
     return (*batch, first[-2], second[-2])
 
@@ -167,8 +172,11 @@ def cosine_similarity(call: Call) -> Result:
     Returns:
         The remaining axes.
     """
-    terms = call.broadcast(call.tensor("x1"), call.tensor("x2"))
+    first, second = call.tensor("x1"), call.tensor("x2")
+    terms = call.broadcast(first, second, relation=Relation.EQUAL)
     reduced = call.arguments["dim"] % max(len(terms), 1)
+    for dim, term in enumerate(terms):
+        call.see(term, Sight.NORM if dim == reduced else Sight.ANY, "vectors are compared by their angle")
     return tuple(term for dim, term in enumerate(terms) if dim != reduced)
 
 
@@ -208,9 +216,10 @@ _REDUCTIONS = (
 _SUMS = ("sum", "mean", "nansum", "nanmean")
 _VARIANCES = ("var", "std", "var_mean", "std_mean")
 _NORMS = ("norm", "linalg_vector_norm", "frobenius_norm")
+_ORDERED = ("sort", "topk", "msort", "median", "kthvalue", "cummax", "cummin")
 SIGHTS: Sights = {
-    **{f"aten.{name}": Sight.LINEAR for name in ("sum", "mean")},
-    **{f"aten.{name}": Sight.HOMOGENEOUS for name in ("amax", "amin", "max", "min", "std", *_NORMS)},
+    **{f"aten.{name}": Sight.LINEAR for name in ("sum", "mean", "cumsum", "diff", "cdist", "cosine_similarity")},
+    **{f"aten.{name}": Sight.HOMOGENEOUS for name in ("amax", "amin", "max", "min", "std", *_NORMS, *_ORDERED)},
 }
 
 RULES: dict[str, Rule] = {

@@ -149,7 +149,8 @@ class Interpreter:
             return self._apply_rule(call, node, values)
 
         try:
-            found = positioned(call, node, ordinary)
+            uses_values_only = call.used == {0} and not labels_in([*call.arguments.values()])
+            found = None if uses_values_only else positioned(call, node, ordinary)
             if found is not None:
                 for term in computed_axes(call, found):
                     call.see(term, Sight.ANY, "units are seen by an operator on positions")

@@ -43,6 +43,8 @@ class Sight(Enum):
     """An elementwise positively homogeneous function (ReLU): permutations and positive scales."""
     ODD = "odd"
     """An elementwise odd function (tanh): permutations and signs."""
+    POSITIVITY = "positivity"
+    """Whether each of them is positive: permutations and positive scales, which do not change the result."""
     EVEN = "even"
     """The absolute value: permutations, signs and scales, where the sign is lost."""
     ANY = "any"
