@@ -39,7 +39,19 @@ class AbstractAction(ABC):
 
     @abstractmethod
     def _require_preserving(self, tensors: Mapping[str, Tensor]) -> None:
-        """Raise if this element changes the function of a network with these tensors, by their names in the layout."""
+        """Raise as `require_preserving`."""
+
+    @final
+    def require_preserving(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raise if this element changes the function of a network with these tensors.
+
+        Args:
+            tensors: Tensors by their names in the layout; others are ignored.
+
+        Raises:
+            InvalidInputError: If a tensor must be one in all entries and is not (see `LinearSymmetry`).
+        """
+        self._require_preserving(tensors)
 
     @abstractmethod
     def _applied_to(self, target: object) -> object:
@@ -104,7 +116,7 @@ class AbstractAction(ABC):
         described = {own[name]: tensor for name, tensor in tensors.items() if name not in kept}
         layout.check(described, "the mapping", complete=False)
         if check:
-            self._require_preserving(described)
+            self.require_preserving(described)
         transformed: dict[str, Tensor] = {}
         for name, tensor in tensors.items():
             if name in kept:
@@ -119,7 +131,7 @@ class AbstractAction(ABC):
         tensors = named_tensors(module)
         self.layout.check(tensors, "the module")
         own = {name: self.layout.names.of(name) or name for name in tensors}
-        self._require_preserving({own[name]: tensor for name, tensor in tensors.items()})
+        self.require_preserving({own[name]: tensor for name, tensor in tensors.items()})
         transformed = copy.deepcopy(module)
         with torch.no_grad():
             for name, tensor in named_tensors(transformed).items():

@@ -6,6 +6,7 @@ from rebasin_core.api.checkpoints.applying import apply_to_checkpoint
 from rebasin_core.api.checkpoints.merging import CheckpointMerge, merge_checkpoints
 from rebasin_core.api.checkpoints.models import model_of, spec_of
 from rebasin_core.api.checkpoints.recipes import RecipeResult, load_recipe, run_recipe
+from rebasin_core.api.checkpoints.specification import CheckpointSpec, spec_of_checkpoint
 from rebasin_core.api.checkpoints.verdict import Relation, Verdict
 from rebasin_core.api.checkpoints.verification import verify_output
 from rebasin_core.api.opening import open_checkpoint
@@ -13,6 +14,7 @@ from rebasin_core.api.opening import open_checkpoint
 __all__ = [
     "CheckpointAlignment",
     "CheckpointMerge",
+    "CheckpointSpec",
     "RecipeResult",
     "Relation",
     "Verdict",
@@ -26,5 +28,6 @@ __all__ = [
     "open_checkpoint",
     "run_recipe",
     "spec_of",
+    "spec_of_checkpoint",
     "verify_output",
 ]

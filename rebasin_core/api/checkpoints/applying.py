@@ -1,4 +1,4 @@
-"""Saved permutations applied to checkpoints."""
+"""Saved permutations and other group elements applied to checkpoints."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from rebasin_core.api.checkpoints.preparation import permuted_tensor
 from rebasin_core.checkpoints.naming import NamePolicy
 from rebasin_core.checkpoints.stored import StoredForm
 from rebasin_core.checkpoints.writing import MAX_SHARD_BYTES
-from rebasin_core.symmetry.permutation import Permutation
+from rebasin_core.symmetry.permutation import GroupElement
+from rebasin_core.symmetry.symmetry_element import load_element
 from rebasin_core.tensors.device import CPU, choose_device
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ _LENIENT = NamePolicy()
 
 
 def apply_to_checkpoint(  # ruff: ignore[too-many-arguments] - all but three have defaults
-    permutation: Permutation | Path | str,
+    element: GroupElement | Path | str,
     checkpoint: Checkpoint | Path | str,
     output: Path | str,
     *,
@@ -37,51 +38,56 @@ def apply_to_checkpoint(  # ruff: ignore[too-many-arguments] - all but three hav
     device: torch.device | str = "cpu",
     work: Path | None = None,
 ) -> tuple[Path, ...]:
-    """Permute a checkpoint tensor by tensor, and write it in the same layout.
+    """Apply a group element to a checkpoint tensor by tensor, and write it in the same layout.
+
+    A permutation changes no number. Linear maps are applied in double precision, and the results are rounded to the
+    dtypes of the checkpoint.
 
     Args:
-        permutation: A permutation, or its file, such as the one next to the output of an alignment.
-        checkpoint: Checkpoint of the model of the permutation.
+        element: A permutation or another group element, or its file, such as the one next to the output of an
+            alignment.
+        checkpoint: Checkpoint of the model of the element.
         output: A file with the suffix ``.safetensors``, or a folder.
-        inverse: Whether to apply the inverse of the permutation.
+        inverse: Whether to apply the inverse of the element.
         names: Rules for names in the file that differ from those of the model.
         force: Whether to replace an existing output.
         dtype: Dtype of floating-point tensors; that of the checkpoint if None.
         max_shard_bytes: Maximum size of a shard in a folder.
         device: Device to which tensors are copied one at a time, and on which they are permuted. The result is the
-            same on all devices.
+            same on all devices; that of linear maps is the same up to rounding.
         work: Folder on the same disk for the unfinished output; a temporary one if None.
 
     Returns:
-        The files with tensors, and the file of the permutation.
+        The files with tensors, and the file of the element.
 
     Raises:
         ConfigError: If the device is not available.
         FileFormatError: If a file is damaged, or of an unknown format.
-        InvalidInputError: If the checkpoint does not fit the permutation.
+        InvalidInputError: If the checkpoint does not fit the element, or has integers where a linear map acts.
         StorageError: If the output is an input, exists and ``force`` is false, or cannot be written.
     """
     chosen = choose_device(device)
-    given = permutation if isinstance(permutation, Permutation) else Permutation.load(permutation)
-    element = given.inverse() if inverse else given
-    layout = element.layout
+    given = element if isinstance(element, GroupElement) else load_element(element)
+    applied = given.inverse() if inverse else given
+    layout = applied.layout
     source = opened(checkpoint)
     target = Path(output)
-    read: list[Checkpoint | Path] = [source] if isinstance(permutation, Permutation) else [source, Path(permutation)]
+    read: list[Checkpoint | Path] = [source] if isinstance(element, GroupElement) else [source, Path(element)]
     require_free_output(target, read, force=force)
     form = StoredForm({name: layout.shape(name) for name in layout.axes})
     network = CheckpointNetwork.of(source, layout.names, form, names)
     layout.check(network.tensors, str(source.path))
+    applied.require_preserving(network.tensors)
 
     def produce(name: str) -> Tensor:
-        return permuted_tensor(element, network.tensors, name, chosen).to(CPU)
+        return permuted_tensor(applied, network.tensors, name, chosen, dtype=dtype).to(CPU)
 
     with working_folder(target, work) as folder:
         return write_output(
             target,
             network,
             produce,
-            {"": element},
+            {"": applied},
             {"command": "apply", "specification": layout.fingerprint},
             inputs=[source],
             work=folder,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from rebasin_core.api.checkpoints.network import CheckpointNetwork
     from rebasin_core.checkpoints.checkpoint import Checkpoint
-    from rebasin_core.symmetry.permutation import Permutation
+    from rebasin_core.symmetry.permutation import GroupElement
 
 PROVENANCE = "rebasin"
 """Entry of the metadata of outputs: a JSON text with the inputs, the specification, the permutations and the method."""
@@ -99,7 +99,7 @@ def write_output(  # ruff: ignore[too-many-arguments] - all parts of an output
     output: Path,
     like: CheckpointNetwork,
     produce: Callable[[str], Tensor],
-    permutations: Mapping[str, Permutation],
+    permutations: Mapping[str, GroupElement],
     provenance: Mapping[str, Any],
     *,
     inputs: Sequence[Checkpoint],
@@ -114,7 +114,7 @@ def write_output(  # ruff: ignore[too-many-arguments] - all parts of an output
         output: A file with the suffix ``.safetensors``, or a folder.
         like: The network with the names, dtypes and other files of the output.
         produce: Returns a tensor of the model by its name.
-        permutations: Permutations by their label; see `permutation_path`.
+        permutations: Permutations, or other group elements, by their label; see `permutation_path`.
         provenance: JSON values about the method.
         inputs: The checkpoints that were read.
         work: Folder on the same disk for the unfinished output.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, final
 
+import torch
 from torch import nn
 
 from rebasin_core.api.checkpoints.compared import own_layout
@@ -18,6 +19,7 @@ from rebasin_core.checkpoints.stored import StoredForm
 from rebasin_core.errors import InvalidInputError, SpecError
 from rebasin_core.specs.files import load_spec
 from rebasin_core.symmetry.action import act
+from rebasin_core.symmetry.symmetry_element import SymmetryElement
 from rebasin_core.tensors.checks import shorten
 from rebasin_core.tensors.device import CPU, indexable
 from rebasin_core.tensors.modules import named_tensors, repeated_names
@@ -27,14 +29,13 @@ from rebasin_core.tensors.reading import shown
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import torch
     from torch import Tensor
 
     from rebasin_core.checkpoints.checkpoint import Checkpoint
     from rebasin_core.checkpoints.model_source import ModelSource, SourcedModel
     from rebasin_core.checkpoints.naming import NamePolicy
     from rebasin_core.specs.base import ExampleInputs, PermutationSpec
-    from rebasin_core.symmetry.permutation import Permutation
+    from rebasin_core.symmetry.permutation import GroupElement, Permutation
 
 
 @final
@@ -224,21 +225,34 @@ def unaligned(checkpoints: Sequence[Checkpoint], names: NamePolicy) -> tuple[Che
 
 
 def permuted_tensor(
-    permutation: Permutation, tensors: Mapping[str, Tensor], name: str, device: torch.device = CPU
+    element: GroupElement,
+    tensors: Mapping[str, Tensor],
+    name: str,
+    device: torch.device = CPU,
+    *,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Return one permuted tensor of a network.
+    """Return one tensor of a network after a permutation or another group element.
 
     Args:
-        permutation: The permutation.
+        element: The group element.
         tensors: The network.
         name: Name of a tensor.
         device: Device to which the tensor is copied.
+        dtype: Dtype of the output, if it has another precision than the tensor: linear maps are then not rounded to
+            the lower precision of the tensor.
 
     Returns:
-        The permuted tensor, on the device; the tensor itself if the layout does not contain it.
+        The transformed tensor, on the device; the tensor itself if the layout does not contain it.
+
+    Raises:
+        InvalidInputError: If a linear map acts on an integer tensor.
     """
-    layout = permutation.layout
+    layout = element.layout
     tensor = tensors[name].to(device)
     if name not in layout.axes:
         return tensor
-    return act(layout, permutation.indices, indexable(tensor), layout.axes[name]).view(tensor.dtype)
+    if isinstance(element, SymmetryElement) and element.linear_maps.acting_on(name):
+        wide = tensor if dtype is None else tensor.to(torch.promote_types(tensor.dtype, dtype))
+        return element.apply_to_deviations({name: wide})[name]
+    return act(layout, element.permutation.indices, indexable(tensor), layout.axes[name]).view(tensor.dtype)

@@ -14,6 +14,7 @@ from rebasin_core.checkpoints.naming import NamePolicy
 from rebasin_core.checkpoints.stored import StoredForm
 from rebasin_core.errors import FileFormatError
 from rebasin_core.symmetry.permutation import Permutation
+from rebasin_core.symmetry.symmetry_element import load_element
 from rebasin_core.tensors.digests import digest_of_file
 from rebasin_core.tensors.reading import parse_json, shown
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rebasin_core.checkpoints.checkpoint import Checkpoint
+    from rebasin_core.symmetry.permutation import GroupElement
 
 _LENIENT = NamePolicy()
 
@@ -61,7 +63,7 @@ def verify_output(
     path = permutation_path(found.path)
     if record["permutations"].get(path.name) != digest_of_file(path):
         problems.append(f"{shown(path)} is not the permutation of the alignment: its SHA-256 differs")
-    return problems or _differences(found, inputs[1], Permutation.load(path), names)
+    return problems or _differences(found, inputs[1], load_element(path), names)
 
 
 def provenance_of(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -92,20 +94,31 @@ def _is_record(value: object) -> bool:
     return isinstance(inputs, list) and all(isinstance(each, dict) for each in inputs) and count in {None, len(inputs)}
 
 
-def _differences(output: Checkpoint, candidate: Checkpoint, permutation: Permutation, names: NamePolicy) -> list[str]:
-    """Return the tensors of an output that are not those of the permuted candidate."""
-    layout = permutation.layout
+def _differences(output: Checkpoint, candidate: Checkpoint, element: GroupElement, names: NamePolicy) -> list[str]:
+    """Return the tensors of an output that are not those of the permuted candidate; linear maps: up to rounding."""
+    layout = element.layout
     form = StoredForm({name: layout.shape(name) for name in layout.axes})
     network = CheckpointNetwork.of(candidate, layout.names, form, names)
-    in_file = network.in_file(lambda name: permuted_tensor(permutation, network.tensors, name))
+    in_file = network.in_file(lambda name: permuted_tensor(element, network.tensors, name))
     expected = network.infos()
     problems = [f"`{name}` is missing in the output" for name in expected if name not in output.tensors]
     problems += [f"`{name}` of the output is not in the candidate" for name in output.tensors if name not in expected]
     for name in expected.keys() & output.tensors.keys():
         tensor = output.tensors[name]
-        if not equal_bytes(in_file(name).to(tensor.dtype), tensor):
+        wanted = in_file(name).to(tensor.dtype)
+        exact = isinstance(element, Permutation)
+        if not equal_bytes(wanted, tensor) and (exact or not _equal_up_to_rounding(wanted, tensor)):
             problems.append(f"`{name}` of the output is not that of the permuted candidate")
     return sorted(problems)
+
+
+def _equal_up_to_rounding(first: torch.Tensor, second: torch.Tensor) -> bool:
+    """Return whether two tensors differ by no more than sums in another order, rounded to their dtype."""
+    if first.shape != second.shape or not first.is_floating_point():
+        return False
+    rounding = 4 * torch.finfo(first.dtype).eps
+    largest = first.double().abs().max().item() if first.numel() else 0.0
+    return torch.allclose(first.double(), second.double(), rtol=rounding, atol=rounding * largest)
 
 
 def equal_bytes(first: torch.Tensor, second: torch.Tensor) -> bool:

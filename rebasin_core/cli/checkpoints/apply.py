@@ -1,4 +1,4 @@
-"""The commands `rebasin apply` and `rebasin invert`, for saved permutations."""
+"""The commands `rebasin apply` and `rebasin invert`, for saved permutations and other group elements."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rebasin_core.checkpoints.naming import NamePolicy
 from rebasin_core.cli.checkpoints.options import PATH, name_options, shared, size_of
 from rebasin_core.cli.checkpoints.output import print_files
 from rebasin_core.cli.targets import require_free
-from rebasin_core.symmetry.permutation import Permutation
+from rebasin_core.symmetry.symmetry_element import load_element
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 def apply(permutation: Path, checkpoint: Path, *, inverse: bool, **given: Any) -> None:  # ruff: ignore[any-type] - options of click
     """Apply a saved PERMUTATION to another CHECKPOINT of the model.
 
-    `rebasin align` and `merge` write permutations next to their outputs. No model is needed.
+    `rebasin align` and `merge` write permutations next to their outputs. Files of other group elements (signs, scales,
+    rotations) are accepted, too. No model is needed.
     """
     print_files(
         apply_to_checkpoint(
@@ -49,7 +50,7 @@ def apply(permutation: Path, checkpoint: Path, *, inverse: bool, **given: Any) -
 @click.option("--output", "-o", type=PATH, required=True, help="Output file (safetensors).")
 @click.option("--force", is_flag=True, help="Replace an existing output (never the input).")
 def invert(permutation: Path, output: Path, *, force: bool) -> None:
-    """Write the inverse of a saved PERMUTATION."""
+    """Write the inverse of a saved PERMUTATION or other group element."""
     require_free(output, [permutation], force=force)
-    Permutation.load(permutation).inverse().save(output)
+    load_element(permutation).inverse().save(output)
     print_files((output,))

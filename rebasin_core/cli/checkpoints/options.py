@@ -164,7 +164,7 @@ def recipe(kind: type[Config], given: Mapping[str, Any], **values: object) -> Co
     """
     entries: dict[str, object] = {name: given[name] for name in kind.model_fields if given.get(name) is not None}
     entries |= {
-        "model": _model(given),
+        "model": model_option(given),
         "names": name_options(given),
         "matcher": strategy(given["matcher"], "--matcher"),
     }
@@ -197,7 +197,7 @@ def validated(kind: type[Config], entries: Mapping[str, object]) -> Config:
     raise ConfigError("\n".join(lines))
 
 
-def strategy(text: str, option: str) -> object:
+def strategy(text: str, option: str) -> str | dict[str, Any]:
     """Return a component given as a name or as a mapping.
 
     Args:
@@ -219,7 +219,18 @@ def strategy(text: str, option: str) -> object:
     return dict(content)
 
 
-def _model(given: Mapping[str, Any]) -> object:
+def model_option(given: Mapping[str, Any]) -> str | dict[str, Any] | None:
+    """Return the source of the model.
+
+    Args:
+        given: Options of the command line.
+
+    Returns:
+        A registered name, or a mapping with ``name`` and options; None if not given.
+
+    Raises:
+        ConfigError: If inputs are given without a factory.
+    """
     text, inputs, named = given["model"], given["inputs"], given["named"]
     if text is None or ":" not in text or text.lstrip().startswith("{"):
         if inputs or named:

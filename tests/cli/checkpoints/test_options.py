@@ -12,6 +12,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+import rebasin_core as rc
+from rebasin_core.symmetry import Symmetry
 from tests.api.checkpoints.networks import MLP, noisy, write
 from tests.cli.conftest import Called, rebasin
 from tests.pretend import NAME, PretendedDevice
@@ -60,8 +62,12 @@ def test_all_commands_in_one_session(folder: Path, called: Called) -> None:
         "apply", "o.permutation.safetensors", "o.safetensors", "--inverse", "-o", "back", cwd=folder
     )
     assert output == "written: back/model.safetensors\nwritten: back/rebasin_permutation.safetensors\n"
+    given = rc.Permutation.load(folder / "o.permutation.safetensors")
+    rc.SymmetryElement(Symmetry(given.layout), given, []).save(folder / "element.safetensors")
+    assert called("invert", "element.safetensors", "-o", "e.safetensors", cwd=folder)[0] == 0
+    assert called("apply", "e.safetensors", "o.safetensors", "-o", "element_back.safetensors", cwd=folder)[0] == 0
     expected = load_file(folder / "b.safetensors")
-    for path in ("back.safetensors", "back/model.safetensors"):
+    for path in ("back.safetensors", "back/model.safetensors", "element_back.safetensors"):
         found = load_file(folder / path)
         assert all(torch.equal(found[name], expected[name]) for name in expected)
 
