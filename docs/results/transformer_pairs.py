@@ -12,7 +12,7 @@ import gzip
 import sys
 from pathlib import Path
 from time import perf_counter
-from typing import final
+from typing import ClassVar, Literal, final
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
+
+import rebasin_core as rc
 
 CONTEXT = 64
 
@@ -94,6 +96,38 @@ class GPT(nn.Module):
         return self.head(self.norm(stream)).transpose(1, 2)
 
 
+@final
+class CharacterLikelihood(rc.Likelihood):
+    """The mean over the characters of a sequence: logits ``[N, K, T]``, targets ``[N, T]``."""
+
+    targets: ClassVar[Literal["classes"]] = "classes"
+
+    name: Literal["characters"] = "characters"
+
+    @override
+    def check(self, outputs: Tensor, targets: Tensor) -> None:
+        if outputs.dim() != 3 or targets.shape != (outputs.shape[0], outputs.shape[2]):
+            message = f"expected [N, K, T] and [N, T], got {tuple(outputs.shape)} and {tuple(targets.shape)}"
+            raise rc.InvalidInputError(message)
+
+    @override
+    def log_prob(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return -functional.cross_entropy(outputs, targets, reduction="none").mean(1)
+
+    @override
+    def prediction(self, outputs: Tensor) -> Tensor:
+        return outputs.softmax(1)
+
+    @override
+    def score(self, prediction: Tensor, targets: Tensor) -> Tensor:
+        return (prediction.argmax(1) == targets).double().mean(1)
+
+    @property
+    @override
+    def score_name(self) -> str:
+        return "accuracy"
+
+
 def images(folder: Path, split: str) -> tuple[Tensor, Tensor]:
     """Return standardized images ``[n, 1, 28, 28]`` and labels of Fashion-MNIST; ``train`` or ``t10k``."""
     raw = gzip.decompress((folder / f"{split}-images-idx3-ubyte.gz").read_bytes())
@@ -113,7 +147,7 @@ def characters(data: Path) -> tuple[Tensor, Tensor]:
 
 
 def sequences(text: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
-    """Return sequences and their next characters."""
+    """Return sequences and their next characters, both ``[batch, tokens]``."""
     rows = starts.unsqueeze(1) + torch.arange(CONTEXT)
     return text[rows], text[rows + 1]
 

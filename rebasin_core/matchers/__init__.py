@@ -8,8 +8,10 @@ from rebasin_core.matchers.fisher import FisherMatcher
 from rebasin_core.matchers.frank_wolfe import FrankWolfeMatcher
 from rebasin_core.matchers.gradient import GradientMatcher
 from rebasin_core.matchers.kl import KLMatcher
+from rebasin_core.matchers.refinement import RefinedMatcher
 from rebasin_core.matchers.sinkhorn import SinkhornMatcher
 from rebasin_core.matchers.straight_through import StraightThroughMatcher
+from rebasin_core.matchers.symmetric import AbstractSymmetryMatcher
 from rebasin_core.matchers.transport import TransportMatcher
 from rebasin_core.matchers.wasserstein import WassersteinMatcher
 from rebasin_core.matchers.weight import WeightMatcher
@@ -17,6 +19,7 @@ from rebasin_core.matchers.wrappers import ChainMatcher, PortfolioMatcher, Resta
 
 __all__ = [
     "AbstractChannelMatcher",
+    "AbstractSymmetryMatcher",
     "ActivationMatcher",
     "AnnealingMatcher",
     "ChainMatcher",
@@ -29,6 +32,7 @@ __all__ = [
     "MatchResult",
     "Matcher",
     "PortfolioMatcher",
+    "RefinedMatcher",
     "RestartsMatcher",
     "SinkhornMatcher",
     "StraightThroughMatcher",

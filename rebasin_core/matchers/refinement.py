@@ -13,7 +13,6 @@ from torch import Tensor
 from tqdm import tqdm
 from typing_extensions import override
 
-from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.likelihood import Likelihood
 from rebasin_core.evaluation.likelihoods import CategoricalLikelihood
 from rebasin_core.matchers.base import Matcher, MatchOutcome, MatchResult
@@ -44,8 +43,9 @@ class RefinedMatcher(Matcher):
 
     where $g$ is the element that the matcher found, and $X$ an element of the Lie algebra for every group: a vector for
     scales, a skew-symmetric matrix for orthogonal maps, any matrix for invertible maps. Permutations and signs are not
-    changed. The coefficient $t$ is uniformly distributed in an interval around 1/2. After each pass the loss at the
-    midpoint is evaluated on all data; the best element is returned, which includes that of the matcher.
+    changed; without other linear maps, the result is that of the matcher. The coefficient $t$ is uniformly distributed
+    in an interval around 1/2. After each pass the loss at the midpoint is evaluated on all data; the best element is
+    returned, which can be that of the matcher.
 
     Raises:
         ConfigError: If an option is invalid.
@@ -84,7 +84,12 @@ class RefinedMatcher(Matcher):
         start = perf_counter()
         loss = MidpointLoss(problem, self.likelihood)
         found = self.matcher.solve(problem)
-        search = _Search(loss, self._initial(problem, found))
+        initial = found.element
+        if initial is None:
+            initial = SymmetryElement(problem.symmetry, found.permutation, [None] * len(problem.symmetry.linear))
+        search = _Search(loss, initial)
+        if not search.directions.values:
+            return found
         optimizer = torch.optim.Adam(search.directions.values, lr=self.learning_rate)
         outcome = found.outcome
         with interruptible(problem) as interruption:
@@ -110,16 +115,6 @@ class RefinedMatcher(Matcher):
             seconds={"total": perf_counter() - start, "matcher": found.seconds.get("total", 0.0)},
             upper_bound=None,
         )
-
-    @staticmethod
-    def _initial(problem: MatchProblem, found: MatchResult) -> SymmetryElement:
-        """Return the element of a result."""
-        if found.element is not None:
-            return found.element
-        if not any(linear.kind is not Kind.SIGN for linear in problem.symmetry.linear):
-            message = "expected a specification with linear maps that can be refined, got none; use the inner matcher"
-            raise InvalidInputError(message)
-        return SymmetryElement(problem.symmetry, found.permutation, [None] * len(problem.symmetry.linear))
 
 
 @final
@@ -169,14 +164,23 @@ class _Directions:
     def element(self, *, detached: bool = False) -> SymmetryElement:
         """Return the element: the exponential of each direction."""
         kinds = [linear.kind for linear in self._symmetry.linear]
-        maps = {index: _exponential(kinds[index], value) for index, value in self._by_index.items()}
+        maps = {index: exponential(kinds[index], value) for index, value in self._by_index.items()}
         maps = {index: value.detach() for index, value in maps.items()} if detached else maps
         units = [UnitMap(kind, maps[index]) if index in maps else None for index, kind in enumerate(kinds)]
         identity = Permutation.identity(self._symmetry.permutations)
         return SymmetryElement.from_linear_maps(LinearMaps(self._symmetry, units), identity)
 
 
-def _exponential(kind: Kind, direction: Tensor) -> Tensor:
+def exponential(kind: Kind, direction: Tensor) -> Tensor:
+    """Return the map that an element of the Lie algebra generates.
+
+    Args:
+        kind: The kind of the map.
+        direction: A tensor of the shape of the map; for orthogonal maps its skew-symmetric part is used.
+
+    Returns:
+        The map, close to the identity for small directions.
+    """
     match kind:
         case Kind.ORTHOGONAL | Kind.ORTHOGONAL_FIXING_ONES:
             skew = direction - direction.mT

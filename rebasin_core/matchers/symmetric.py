@@ -6,6 +6,7 @@ from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+import torch
 from pydantic import PositiveFloat
 from tqdm import tqdm
 from typing_extensions import override
@@ -16,7 +17,6 @@ from rebasin_core.errors import NotClosedError
 from rebasin_core.matchers.base import MatchOutcome, MatchResult
 from rebasin_core.matchers.channel import AbstractChannelMatcher
 from rebasin_core.matchers.search import interruptible
-from rebasin_core.posteriors.diagonal_gaussian import DiagonalGaussianPosterior
 from rebasin_core.symmetry.kind import Kind
 from rebasin_core.symmetry.subgroups import restricted_to
 from rebasin_core.symmetry.symmetry_element import SymmetryElement
@@ -67,30 +67,26 @@ class AbstractSymmetryMatcher(AbstractChannelMatcher):
         return self._match_maps(problem, symmetry)
 
     def _admitted(self, problem: MatchProblem) -> Symmetry:
-        """Return the linear symmetries of the option under which both posteriors are closed."""
-        symmetry = restricted_to(problem.symmetry, tuple(Kind) if isinstance(self.symmetry, str) else self.symmetry)
-        diagonal = [
-            posterior
-            for posterior in (problem.reference, problem.candidate)
-            if isinstance(posterior, DiagonalGaussianPosterior) and not posterior.is_point
-        ]
-        if not diagonal:
-            return symmetry
-        mixing = sorted({str(linear.kind) for linear in symmetry.linear if not linear.kind.is_factor})
-        if mixing and self.symmetry != "full":
-            message = (
-                f"expected posteriors that are closed under maps of the kinds {mixing}, got independent entries; "
-                'use `symmetry="full"` for signs and scales only, or convert them to samples'
-            )
-            raise NotClosedError(message)
-        return restricted_to(symmetry, _FACTORS)
+        """Return the linear symmetries of the option under which the candidate is closed."""
+        if self.symmetry != "full":
+            return restricted_to(problem.symmetry, tuple(Kind(kind) for kind in self.symmetry))
+        try:
+            problem.candidate.transform(SymmetryElement.random(problem.symmetry, generator=torch.Generator()))
+        except NotClosedError:
+            return restricted_to(problem.symmetry, _FACTORS)
+        return problem.symmetry
 
     def _match_maps(self, problem: MatchProblem, symmetry: Symmetry) -> MatchResult:
         start = perf_counter()
         given = self._channels(problem.reference, problem.candidate)
         for channels, role in zip(given, ("reference", "candidate"), strict=True):
             self._require_channels(problem, channels, role)
-        (reference, of_reference), (candidate, of_candidate) = (balanced(symmetry, channels) for channels in given)
+        if any(
+            len(tensor) > 1 for tensor in given[0].values()
+        ):  # standard deviations of mixed units are not determined
+            symmetry = self._of_factors(symmetry)
+        reference, of_reference = balanced(symmetry, given[0])
+        candidate, of_candidate = balanced(symmetry, given[1])
         descent = MapDescent(symmetry, reference, candidate, solver=self.assignment)
         identity_objective = descent.objective()
         permuted = self._match_channels(problem, reference, candidate)
@@ -107,6 +103,17 @@ class AbstractSymmetryMatcher(AbstractChannelMatcher):
             identity_objective=min(identity_objective, best.objective),
             seconds={"total": perf_counter() - start, "permutations": permuted.seconds["total"]},
         )
+
+    def _of_factors(self, symmetry: Symmetry) -> Symmetry:
+        """Return the signs and scales of a symmetry."""
+        mixing = sorted({str(linear.kind) for linear in symmetry.linear if not linear.kind.is_factor})
+        if mixing and self.symmetry != "full":
+            message = (
+                f"expected kinds of factors, since the matcher {self.name!r} compares the standard deviations of "
+                f'entries, got {mixing}; use `symmetry="full"` for signs and scales, or the matcher `weight`'
+            )
+            raise NotClosedError(message)
+        return restricted_to(symmetry, _FACTORS)
 
     def _descend(self, problem: MatchProblem, descent: MapDescent, initial: SymmetryElement | None) -> MatchResult:
         """Run one descent; greedily initialized without an initial element."""

@@ -31,8 +31,12 @@ if TYPE_CHECKING:
 _UNBOUNDED = {Kind.POSITIVE, Kind.NONZERO, Kind.ROTATION, Kind.INVERTIBLE}
 _MAX_SWEEPS = 200
 _TOLERANCE = 1e-10
-# Relative size of the smallest eigenvalue of a Gram matrix that is not rounding.
+# Largest relative change in the last sweep without a warning.
+_INEXACT = 1e-3
+# Squared norm of added weights, relative to the mean of the given ones, and the smallest relative eigenvalue without
+# them: maps of rank-deficient weights stay bounded.
 _RIDGE = 1e-6
+_FULL_RANK = 1e-8
 
 
 def balanced(symmetry: Symmetry, channels: Channels) -> tuple[Channels, SymmetryElement]:
@@ -52,12 +56,13 @@ def balanced(symmetry: Symmetry, channels: Channels) -> tuple[Channels, Symmetry
     current = {name: tensor.double() for name, tensor in channels.items()}
     total = SymmetryElement.identity(symmetry)
     unbounded = [index for index, linear in enumerate(symmetry.linear) if linear.kind in _UNBOUNDED]
+    added: dict[int, tuple[Tensor, Tensor]] = {}
     change = 0.0
     for _ in range(_MAX_SWEEPS if unbounded else 0):
         change = 0.0
         for index in unbounded:
             linear = symmetry.linear[index]
-            value, size = _best(symmetry, linear, current)
+            value, size = _best(symmetry, index, current, added)
             if size > _TOLERANCE:
                 step = mapping(symmetry, {index: value})
                 current = transformed(step, current, {slot.tensor for slot in linear.degrees})
@@ -65,10 +70,8 @@ def balanced(symmetry: Symmetry, channels: Channels) -> tuple[Channels, Symmetry
                 change = max(change, size)
         if change <= _TOLERANCE:
             break
-    if change > _TOLERANCE:
-        message = (
-            f"the gauge still changed by a factor of {1 + change:.3g} after {_MAX_SWEEPS} sweeps: it is approximate"
-        )
+    if change > _INEXACT:
+        message = f"the gauge still changed by {change:.1%} after {_MAX_SWEEPS} sweeps: it is approximate"
         warnings.warn(message, ConvergenceWarning, stacklevel=2)
     return current, total
 
@@ -111,14 +114,30 @@ def _absolute(element: SymmetryElement) -> SymmetryElement:
     return SymmetryElement(element.symmetry, element.permutation, maps)
 
 
-def _best(symmetry: Symmetry, linear: LinearSymmetry, channels: Mapping[str, Tensor]) -> tuple[Tensor, float]:
-    """Return the optimal map with all others fixed, and how far it is from the identity."""
-    produced, consumed = (_gram(symmetry, linear, channels, sign) for sign in (1, -1))
+def _best(
+    symmetry: Symmetry, index: int, channels: Mapping[str, Tensor], added: dict[int, tuple[Tensor, Tensor]]
+) -> tuple[Tensor, float]:
+    """Return the optimal map with all others fixed, and how far it is from the identity.
+
+    Args:
+        symmetry: The linear symmetries.
+        index: Index of the map.
+        channels: The network.
+        added: Gram matrices of small added weights by index, which are transformed like weights; updated.
+    """
+    linear = symmetry.linear[index]
+    produced = _gram(symmetry, linear, channels, 1)
+    consumed = _gram(symmetry, linear, channels, -1)
     if linear.kind is Kind.INVERTIBLE:
-        return _geometric_mean(produced, consumed)
+        own = added.get(index) or (_small(produced), _small(consumed))
+        found, inverse = _geometric_mean(produced + own[0], consumed + own[1])
+        added[index] = found @ own[0] @ found, inverse @ own[1] @ inverse
+        identity = torch.eye(found.shape[-1], dtype=found.dtype, device=found.device)
+        return found, float((found - identity).abs().max())
     if linear.kind is Kind.ROTATION:
         half = produced.shape[-1] // 2
-        produced, consumed = (one[..., :half] + one[..., half:] for one in (produced, consumed))
+        produced = produced[..., :half] + produced[..., half:]
+        consumed = consumed[..., :half] + consumed[..., half:]
     usable = (produced > 0) & (consumed > 0)
     ratio = torch.where(usable, consumed / produced.clamp_min(torch.finfo(produced.dtype).tiny), 1.0)
     factor = ratio**0.25
@@ -148,19 +167,20 @@ def _gram(symmetry: Symmetry, linear: LinearSymmetry, channels: Mapping[str, Ten
     return total
 
 
-def _geometric_mean(produced: Tensor, consumed: Tensor) -> tuple[Tensor, float]:
-    r"""Return $M^{1/2}$ with $M P M = Q$."""
-    root, inverse_root = _roots(_regularized(produced))
-    middle, _ = _roots(root @ _regularized(consumed) @ root)
-    found, _ = _roots(inverse_root @ middle @ inverse_root)
-    identity = torch.eye(found.shape[-1], dtype=found.dtype, device=found.device)
-    return found, float((found - identity).abs().max())
+def _geometric_mean(produced: Tensor, consumed: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Return $M^{1/2}$ with $M P M = Q$, and its inverse."""
+    root, inverse_root = _roots(produced)
+    middle, _ = _roots(root @ consumed @ root)
+    return _roots(inverse_root @ middle @ inverse_root)
 
 
-def _regularized(gram: Tensor) -> Tensor:
-    size = gram.shape[-1]
-    scale = gram.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(torch.finfo(gram.dtype).tiny)
-    return gram + _RIDGE * scale[..., None, None] * torch.eye(size, dtype=gram.dtype, device=gram.device)
+def _small(gram: Tensor) -> Tensor:
+    """Return a small multiple of the identity for a singular matrix, else zero."""
+    identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    values = torch.linalg.eigvalsh(gram)
+    scale = _RIDGE * values.mean(-1).clamp_min(torch.finfo(gram.dtype).tiny)
+    scale = torch.where(values[..., 0] > _FULL_RANK * values[..., -1], torch.zeros_like(scale), scale)
+    return scale[..., None, None] * identity
 
 
 def _roots(matrix: Tensor) -> tuple[Tensor, Tensor]:
