@@ -27,6 +27,7 @@ from rebasin_core.symmetry.linear import Kind, LinearSymmetry, Slot, Symmetry
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from rebasin_core.specs.folding import Obstacle
     from rebasin_core.specs.kinds.constraints import Equation
     from rebasin_core.specs.operators.base import Sights
     from rebasin_core.specs.unification.constraints import Constraints
@@ -44,10 +45,12 @@ class Symmetries:
     Attributes:
         plain: Those of the model with any parameters.
         folded: Those of the model if the scales of its normalizations are one.
+        obstacles: For the scales that no plain symmetry can make one, the reason.
     """
 
     plain: Symmetry
     folded: Symmetry
+    obstacles: Mapping[str, Obstacle]
 
 
 @final
@@ -125,7 +128,13 @@ class Slots:
         maps = {name: None if name in outer else one.maps() for name, one in evidence.items()}
         plain = {name: _families(one, maps[name], folded=False) for name, one in evidence.items()}
         folded = {name: _families(one, maps[name], folded=True) for name, one in evidence.items()}
-        return Symmetries(self._symmetry(plain), self._symmetry(folded))
+        obstacles = {
+            slot.tensor: obstacle
+            for name, family in maps.items()
+            for slot in (family.ones if family is not None else ())
+            if (obstacle := evidence[name].obstacle(slot)) is not None
+        }
+        return Symmetries(self._symmetry(plain), self._symmetry(folded), obstacles)
 
     def _symmetry(self, families: Mapping[str, list[Family]]) -> Symmetry:
         found = [

@@ -1,0 +1,224 @@
+"""Folding of networks and posteriors: every sample by its own map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, final
+
+import torch
+
+from rebasin_core.analysis.folding.folding import Folding
+from rebasin_core.analysis.folding.plan import FoldingParts, FoldingPlan, scale_names
+from rebasin_core.errors import InvalidInputError
+from rebasin_core.posteriors.attached import AbstractAttachedPosterior
+from rebasin_core.posteriors.mixture import MixturePosterior
+from rebasin_core.posteriors.point import PointPosterior
+from rebasin_core.posteriors.samples import SamplesPosterior
+from rebasin_core.specs.folding import Obstacle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from torch import Tensor
+
+    from rebasin_core.posteriors.base import Posterior
+    from rebasin_core.specs.base import PermutationSpec
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class FoldedPosterior:
+    """A posterior after folding.
+
+    Attributes:
+        posterior: The posterior.
+        foldings: The map of every network in it: one for a single network or a Gaussian, one per sample otherwise.
+        plans: What was folded by each of them.
+    """
+
+    posterior: Posterior
+    foldings: tuple[Folding, ...]
+    plans: tuple[FoldingPlan, ...]
+
+
+def fold_posterior(posterior: Posterior, spec: PermutationSpec, parts: FoldingParts) -> FoldedPosterior:
+    """Fold the normalizations of all networks of a posterior.
+
+    Args:
+        posterior: The posterior, with the names of the specification.
+        spec: The specification.
+        parts: What to fold.
+
+    Returns:
+        The folded posterior, of the same kind.
+    """
+    match posterior:
+        case PointPosterior():
+            tensors = _network(posterior)
+            plan = FoldingPlan.of(spec, tensors, parts)
+            folding = Folding.of(tensors, plan)
+            return FoldedPosterior(_mapped_point(posterior, folding, folding.folded), (folding,), (plan,))
+        case SamplesPosterior():
+            networks = [_network(posterior.member(k)) for k in range(posterior.num_samples)]
+            plans = tuple(FoldingPlan.of(spec, tensors, parts) for tensors in networks)
+            foldings = tuple(Folding.of(tensors, plan) for tensors, plan in zip(networks, plans, strict=True))
+            folded = _mapped_samples(posterior, foldings, [folding.folded for folding in foldings])
+            return FoldedPosterior(folded, foldings, plans)
+        case MixturePosterior():
+            components = [fold_posterior(component, spec, parts) for component in posterior.components]
+            mixture = MixturePosterior([one.posterior for one in components], weights=posterior.weights)
+            all_foldings = tuple(folding for one in components for folding in one.foldings)
+            return FoldedPosterior(mixture, all_foldings, tuple(plan for one in components for plan in one.plans))
+        case _:
+            return _fold_distribution(posterior, spec, parts)
+
+
+def unfold_posterior(posterior: Posterior, foldings: Sequence[Folding]) -> Posterior:
+    """Reverse the folding of all networks of a posterior.
+
+    Args:
+        posterior: A posterior whose scales are one.
+        foldings: One map, or one for each of its networks.
+
+    Returns:
+        The posterior, of the same kind.
+
+    Raises:
+        InvalidInputError: If the number of maps is neither one nor that of the networks.
+    """
+    count = num_networks(posterior)
+    if len(foldings) not in {1, count}:
+        message = f"expected one folding, or one for each of the {count} networks, got {len(foldings)}"
+        raise InvalidInputError(message)
+    own = [*foldings] * (count if len(foldings) == 1 else 1)
+    match posterior:
+        case PointPosterior():
+            return _mapped_point(posterior, own[0], own[0].unfolded)
+        case SamplesPosterior():
+            return _mapped_samples(posterior, own, [folding.unfolded for folding in own])
+        case MixturePosterior():
+            components: list[Posterior] = []
+            for component in posterior.components:
+                start = sum(map(num_networks, components))
+                components.append(unfold_posterior(component, own[start : start + num_networks(component)]))
+            return MixturePosterior(components, weights=posterior.weights)
+        case _:
+            if own[0].shifts or own[0].means:
+                raise InvalidInputError(_only_scales(posterior))
+            return posterior.transform(own[0].element.inverse())
+
+
+def num_networks(posterior: Posterior) -> int:
+    """Return the number of maps that fold a posterior.
+
+    Args:
+        posterior: The posterior.
+
+    Returns:
+        One for a single network or a Gaussian, else the number of samples, or the sum over the components of a mixture.
+    """
+    match posterior:
+        case SamplesPosterior():
+            return posterior.num_samples
+        case MixturePosterior():
+            return sum(map(num_networks, posterior.components))
+        case _:
+            return 1
+
+
+def _only_scales(posterior: Posterior) -> str:
+    return f"in a posterior of kind {posterior.kind!r} only scales can be folded, not shifts and means"
+
+
+def _network(point: PointPosterior) -> dict[str, Tensor]:
+    return {**point.mean, **point.buffers}
+
+
+def _mapped_point(
+    point: PointPosterior, folding: Folding, function: Callable[[str, Mapping[str, Tensor]], Tensor]
+) -> PointPosterior:
+    mapped = mapped_tensors(_network(point), folding, function)
+    buffers = point.buffers
+    prior = point.prior if not folding.changed else None
+    mean = {name: tensor for name, tensor in mapped.items() if name not in buffers}
+    return PointPosterior(mean, buffers={name: mapped[name] for name in buffers}, prior=prior)
+
+
+def _mapped_samples(
+    samples: SamplesPosterior,
+    foldings: Sequence[Folding],
+    functions: Sequence[Callable[[str, Mapping[str, Tensor]], Tensor]],
+) -> SamplesPosterior:
+    networks = [
+        mapped_tensors(_network(samples.member(k)), folding, function)
+        for k, (folding, function) in enumerate(zip(foldings, functions, strict=True))
+    ]
+    stacked = {name: torch.stack([network[name] for network in networks]) for name in networks[0]}
+    buffers, shared = samples.sample_buffers, samples.shared_buffers
+    # A tensor that all samples share can differ between them afterwards.
+    is_shared = {name: bool((tensor == tensor[:1]).all()) for name, tensor in stacked.items()}
+    fixed = [name for name in samples.fixed if is_shared[name]]
+    still_shared = [name for name in shared if is_shared[name]]
+    own_buffers = [name for name in (*buffers, *shared) if name not in still_shared]
+    return SamplesPosterior(
+        {name: tensor for name, tensor in stacked.items() if name not in {*buffers, *shared, *fixed}},
+        weights=samples.weights,
+        chains=samples.chains,
+        sample_buffers={name: stacked[name] for name in own_buffers},
+        buffers={name: networks[0][name] for name in still_shared},
+        fixed={name: networks[0][name] for name in fixed},
+        prior=samples.prior if not any(folding.changed for folding in foldings) else None,
+    )
+
+
+def mapped_tensors(
+    tensors: Mapping[str, Tensor], folding: Folding, function: Callable[[str, Mapping[str, Tensor]], Tensor]
+) -> dict[str, Tensor]:
+    """Return all tensors of a network after a folding or its inverse.
+
+    Args:
+        tensors: The tensors by name.
+        folding: The folding.
+        function: `Folding.folded` or `Folding.unfolded` of it.
+
+    Returns:
+        New tensors of the same dtypes.
+    """
+    changed = folding.changed
+    mapped = {name: function(name, tensors).to(tensors[name].dtype) for name in tensors if name in changed}
+    return {name: mapped[name] if name in mapped else tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+def _fold_distribution(posterior: Posterior, spec: PermutationSpec, parts: FoldingParts) -> FoldedPosterior:
+    """Fold the scales of a posterior of another kind, such as a Gaussian, if they are not random."""
+    tensors = {**posterior.mean, **posterior.buffers}
+    stddev = posterior.stddev
+    plan = FoldingPlan.of(spec, tensors, replace(parts, shifts=False, center=False))
+    kept = dict(plan.kept)
+    for name in scale_names(spec) if parts.gains else ():
+        if name in stddev and bool(stddev[name].any()):
+            size = stddev[name].max().item()
+            kept[name] = Obstacle(
+                f"it is random (standard deviation up to {size:.2g}), and products of random parameters are not of kind "
+                f"{posterior.kind!r}; convert the posterior with `SamplesPosterior.from_posterior`"
+            )
+    shifts = {**spec.foldable.shifts, **spec.foldable.obstacles} if parts.shifts else {}
+    for name in shifts.keys() - scale_names(spec):
+        if bool(tensors[name].any()):
+            kept[name] = Obstacle(_only_scales(posterior))
+    scales = {name: family for name, family in plan.scales.items() if name not in kept}
+    is_complete = plan.is_complete and scales == plan.scales
+    plan = replace(plan, scales=scales, kept=kept, is_complete=is_complete)
+    folding = Folding.of(tensors, plan)
+    return FoldedPosterior(_with_ones(posterior.transform(folding.element), plan), (folding,), (plan,))
+
+
+def _with_ones(posterior: Posterior, plan: FoldingPlan) -> Posterior:
+    """Return a posterior whose folded scales are exactly one, not only up to rounding."""
+    if not isinstance(posterior, AbstractAttachedPosterior):
+        return posterior
+    tensors = posterior.as_tensors()
+    fields = {f"{field}/{name}" for field in ("mean", "fixed") for name in plan.scales}
+    return posterior.from_tensors(
+        {key: torch.ones_like(tensor) if key in fields else tensor for key, tensor in tensors.items()}
+    )

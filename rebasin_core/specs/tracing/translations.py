@@ -1,0 +1,267 @@
+r"""Translations of units that a model does not see, from its graph.
+
+A layer normalization subtracts the mean of the units: a multiple of the vector of ones can be added to all that is
+normalized. After it, the shift of the normalization is a translation of the units, which the biases of the next layers
+can contain.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, final
+
+from torch.fx import Node
+
+from rebasin_core.specs.folding import BiasedWeight, Dim, Foldable, Obstacle
+from rebasin_core.specs.tracing.carriers import arguments_of, carried, operator_of, shape_of
+from rebasin_core.specs.tracing.graph import written_nodes
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping
+
+    from rebasin_core.specs.tracing.graph import ModelGraph
+
+_NORMALIZATIONS = ("layer_norm", "native_layer_norm")
+_CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "convolution")
+# The argument that is the second factor of a matrix product.
+_FACTORS = {"addmm": "mat2", "mm": "mat2", "bmm": "mat2", "matmul": "other"}
+
+
+def foldable_in(graph: ModelGraph, movable: Collection[str]) -> Foldable:
+    """Return what can be folded besides scales.
+
+    Args:
+        graph: The graph of the model.
+        movable: Names of the parameters that may be changed.
+
+    Returns:
+        The shifts, and the dimensions along which a mean is not seen, without obstacles to scales.
+    """
+    return _Translations(graph, movable).foldable()
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """A linear layer whose input is normalized: the call, and its weight and bias if they are parameters."""
+
+    call: Node
+    weight: Dim | None
+    bias: str | None
+
+
+@final
+@dataclass(slots=True)
+class _Found:
+    """What was found so far."""
+
+    shifts: dict[str, tuple[BiasedWeight, ...]] = field(default_factory=dict)
+    obstacles: dict[str, Obstacle] = field(default_factory=dict)
+    # For the dimension of every weight that a normalization is contracted with: scales and shifts of the latter.
+    readers: dict[Dim, list[tuple[str | None, str | None]]] = field(default_factory=dict)
+
+
+@final
+class _Translations:
+    def __init__(self, graph: ModelGraph, movable: Collection[str]) -> None:
+        self._nodes = [*graph.module.graph.nodes]
+        self._written = written_nodes(graph.module)
+        self._names = {
+            node: origin
+            for node in self._nodes
+            if node.op == "placeholder" and (origin := graph.origins.get(node.name)) in movable
+        }
+        self._uses: dict[str, list[Node]] = {}
+        for node, name in self._names.items():
+            self._uses.setdefault(name, []).extend(self._uses_of(node))
+
+    def foldable(self) -> Foldable:
+        found = _Found()
+        for node in self._nodes:
+            if operator_of(node) in _NORMALIZATIONS:
+                self._follow(node, found)
+        readers = {
+            at: (_names(scale for scale, _ in of), _names(shift for _, shift in of))
+            for at, of in found.readers.items()
+            if len(of) == len(self._uses[at.tensor])
+        }
+        return Foldable(found.shifts, tuple(self._writers()), readers, found.obstacles)
+
+    def _uses_of(self, node: Node) -> Iterator[Node]:
+        """Yield the calls that use a parameter, also if it is transposed before."""
+        for user in node.users:
+            if operator_of(user) in {"t", "transpose", "permute"}:
+                yield from user.users
+            else:
+                yield user
+
+    def _writers(self) -> Iterator[Dim]:
+        """Yield the dimensions of parameters along which a mean is not seen."""
+        hidden: dict[Node, frozenset[int]] = {}
+        for node in reversed(self._nodes):
+            dims = range(len(shape_of(node))) if node.users and node not in self._written else ()
+            hidden[node] = frozenset(
+                dim for dim in dims if all(_hides(node, user, dim, hidden) for user in node.users)
+            )
+        by_name: dict[str, list[Node]] = {}
+        for node, name in self._names.items():
+            if node.users:
+                by_name.setdefault(name, []).append(node)
+        for name, nodes in by_name.items():
+            for dim in sorted(frozenset.intersection(*(hidden[node] for node in nodes))):
+                yield Dim(name, dim)
+
+    def _follow(self, node: Node, found: _Found) -> None:
+        """Add the layers that use a normalization."""
+        given = arguments_of(node)
+        shape = given.get("normalized_shape")
+        if not isinstance(shape, list | tuple) or len(shape) != 1:
+            return
+        scale, shift = (self._name_of(given.get(name)) for name in ("weight", "bias"))
+        layers = list(self._layers(node))
+        is_known = all(given.get(name) is None or name_of is not None for name, name_of in (("weight", scale), ("bias", shift)))
+        for layer in layers if is_known else ():
+            if layer.weight is not None:
+                found.readers.setdefault(layer.weight, []).append((scale, shift))
+        if shift is None:
+            return
+        obstacle = self._obstacle(shift, layers)
+        if obstacle is not None:
+            found.obstacles[shift] = obstacle
+            return
+        found.shifts[shift] = tuple(
+            BiasedWeight(layer.weight, layer.bias) for layer in layers if layer.weight and layer.bias
+        )
+
+    def _obstacle(self, shift: str, layers: Collection[_Layer]) -> Obstacle | None:
+        """Return the reason why a shift cannot be moved into biases."""
+        if len(self._uses[shift]) > 1:
+            return Obstacle("it is used several times")
+        for layer in layers:
+            where = f"{operator_of(layer.call) or layer.call.op} at {layer.call.name}"
+            if layer.weight is None:
+                return Obstacle(f"its units are used by {where}")
+            if layer.bias is None:
+                return Obstacle(f"the layer with `{layer.weight.tensor}` has no bias ({where})")
+            if len(self._uses[layer.bias]) > 1:
+                return Obstacle(f"the bias `{layer.bias}` is used several times ({where})")
+        return None
+
+    def _layers(self, normalized: Node) -> Iterator[_Layer]:
+        """Yield the calls that use the vectors of a normalization, after they are copied or averaged."""
+        dim = len(shape_of(normalized)) - 1
+        waiting = [(node, dim) for node in _outputs(normalized)]
+        while waiting:
+            node, at = waiting.pop()
+            for user in node.users:
+                found = None if user in self._written or node in self._written else carried(node, user, at)
+                if found is None:
+                    yield self._layer(node, user, at)
+                else:
+                    waiting.append((user, found))
+
+    def _layer(self, node: Node, user: Node, dim: int) -> _Layer:
+        """Return a call as a linear layer whose input is a node with units along a dimension."""
+        nothing = _Layer(user, None, None)
+        given = arguments_of(user)
+        name = operator_of(user)
+        if dim != len(shape_of(node)) - 1 or user.all_input_nodes.count(node) != 1:
+            return nothing
+        if name == "linear" and given["input"] is node:
+            weight = self._weight(given["weight"], 1)
+        elif name in _FACTORS and node is given.get("mat1", given.get("self")) and _is_plain(given):
+            weight = self._weight(given[_FACTORS[name]], 0)
+        else:
+            return nothing
+        bias = self._name_of(given.get("bias") if name == "linear" else given["self"] if name == "addmm" else None)
+        return _Layer(user, weight, bias)
+
+    def _weight(self, node: object, dim: int) -> Dim | None:
+        """Return a dimension of a matrix as that of a parameter, possibly transposed."""
+        if isinstance(node, Node) and len(shape_of(node)) != 2:
+            return None
+        name = self._name_of(node)
+        if name is not None:
+            return Dim(name, dim)
+        if not isinstance(node, Node) or operator_of(node) not in {"t", "transpose", "permute"}:
+            return None
+        source = node.args[0]
+        name = self._name_of(source)
+        found = None if name is None or not isinstance(source, Node) else carried(source, node, 1 - dim)
+        return None if name is None or found is None else Dim(name, 1 - dim if found == dim else dim)
+
+    def _name_of(self, node: object) -> str | None:
+        return self._names.get(node) if isinstance(node, Node) else None
+
+
+def _outputs(normalized: Node) -> list[Node]:
+    """Return the nodes with the result of a normalization; others are statistics."""
+    if operator_of(normalized) == "layer_norm":
+        return [normalized]
+    return [user for user in normalized.users if user.target is operator.getitem and user.args[1] == 0]
+
+
+def _is_plain(given: Mapping[str, object]) -> bool:
+    """Return whether the terms of a sum of matrix products have no factors."""
+    return all(given.get(name, 1) == 1 for name in ("alpha", "beta"))
+
+
+def _names(given: Iterator[str | None]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for name in given if name is not None))
+
+
+def _hides(node: Node, user: Node, dim: int, hidden: Mapping[Node, frozenset[int]]) -> bool:
+    """Return whether a call does not depend on a multiple of the vector of ones along a dimension of an argument."""
+    if user.all_input_nodes.count(node) != 1 or shape_of(node)[dim] < 2:
+        return False
+    given = arguments_of(user)
+    if operator_of(user) in _NORMALIZATIONS:
+        shape = given["normalized_shape"]
+        means = [item for item in user.users if item.target is operator.getitem and item.args[1] == 1 and item.users]
+        is_input = given["input"] is node and isinstance(shape, list | tuple) and len(shape) == 1
+        return is_input and not means and dim == len(shape_of(node)) - 1
+    found = carried(node, user, dim)
+    if found is None:
+        found = _added(node, user, dim, given)
+    return found is not None and found in hidden[user]
+
+
+def _added(node: Node, user: Node, dim: int, given: Mapping[str, object]) -> int | None:
+    """Return the dimension of a result to which an argument adds multiples of vectors along one of its dimensions."""
+    name = operator_of(user)
+    aligned = dim + len(shape_of(user)) - len(shape_of(node))
+    last = len(shape_of(user)) - 1
+    is_last = dim == len(shape_of(node)) - 1
+    if name in {"add", "sub"}:
+        return aligned
+    if name in {"mul", "div"}:
+        return aligned if _is_scalar_along(node, aligned, user, given) else None
+    if name == "cat":
+        along = given.get("dim", 0)
+        return dim if isinstance(along, int) and along % len(shape_of(node)) != dim else None
+    if name == "linear":
+        return last if node is not given["input"] and dim == 0 else None
+    if name == "addmm" and node is given["self"]:
+        return aligned
+    if name in _FACTORS:
+        return last if node is given[_FACTORS[name]] and is_last and len(shape_of(node)) > 1 else None
+    if name == "embedding":
+        return last if dim == 1 else None
+    if name in _CONVOLUTIONS and not given.get("transposed"):
+        weight = given["weight"]
+        spatial = len(shape_of(weight)) - 2 if isinstance(weight, Node) else 0
+        return last - spatial if node is not given["input"] and dim == 0 else None
+    return None
+
+
+def _is_scalar_along(node: Node, aligned: int, user: Node, given: Mapping[str, object]) -> bool:
+    """Return whether a tensor is multiplied by numbers that are equal along a dimension of the product."""
+    if operator_of(user) == "div" and (node is not given["self"] or given.get("rounding_mode")):
+        return False
+    other = given["other"] if node is given["self"] else given["self"]
+    if not isinstance(other, Node):
+        return True
+    shape = shape_of(other)
+    at = aligned - len(shape_of(user)) + len(shape)
+    return at < 0 or shape[at] == 1
