@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, final, overload
 import torch
 from torch import Tensor, nn
 
-from rebasin_core.analysis.folding.folding import Folding
 from rebasin_core.analysis.folding.plan import FoldingParts
 from rebasin_core.analysis.folding.posteriors import fold_posterior, unfold_posterior
 from rebasin_core.analysis.folding.report import FoldingReport
 from rebasin_core.api.conversion import as_posterior
 from rebasin_core.api.tracing import trace_spec
-from rebasin_core.api.untying import separated_names, untie as untied_copy, untied_posterior
+from rebasin_core.api.untying import separated_names, untied_posterior
+from rebasin_core.api.untying import untie as untied_copy
 from rebasin_core.checkpoints.function_check import function_difference
 from rebasin_core.errors import InvalidInputError, SpecError
 from rebasin_core.posteriors.base import Posterior
@@ -30,6 +30,7 @@ from rebasin_core.tensors.trees import tree_map
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rebasin_core.analysis.folding.folding import Folding
     from rebasin_core.analysis.folding.posteriors import FoldedPosterior
     from rebasin_core.checkpoints.function_check import FunctionDifference
     from rebasin_core.specs.base import ExampleInputs, PermutationSpec
@@ -92,7 +93,7 @@ def fold(
     network: Mapping[str, Tensor],
     spec: PermutationSpec,
     *,
-    gains: bool = True,
+    scales: bool = True,
     shifts: bool = True,
     center: bool = True,
     untie: bool = False,
@@ -105,7 +106,7 @@ def fold(
     network: Network,
     spec: PermutationSpec,
     *,
-    gains: bool = True,
+    scales: bool = True,
     shifts: bool = True,
     center: bool = True,
     untie: bool = False,
@@ -117,7 +118,7 @@ def fold(  # ruff: ignore[too-many-arguments] - all but two have defaults
     network: Any,
     spec: PermutationSpec,
     *,
-    gains: bool = True,
+    scales: bool = True,
     shifts: bool = True,
     center: bool = True,
     untie: bool = False,
@@ -142,7 +143,7 @@ def fold(  # ruff: ignore[too-many-arguments] - all but two have defaults
         network: Module, mapping of tensors, or posterior; it is not changed. Every sample of a posterior is folded by a
             map of its own. A Gaussian is folded if its scales are not random; its shifts and means are kept.
         spec: Its specification, from `trace_spec`.
-        gains: Fold scales.
+        scales: Fold scales.
         shifts: Fold shifts.
         center: Subtract means that no layer sees.
         untie: First make tied weights separate tensors (see `untie`). The result belongs to another model, with more
@@ -186,7 +187,7 @@ def fold(  # ruff: ignore[too-many-arguments] - all but two have defaults
         network = untied_copy(network) if isinstance(network, nn.Module) else _untied(network, spec, names)
         module = network if isinstance(network, nn.Module) else untied_copy(module)
         spec = trace_spec(module, inputs[0], kwargs=inputs[1])
-    parts = FoldingParts(gains=gains, shifts=shifts, center=center)
+    parts = FoldingParts(scales=scales, shifts=shifts, center=center)
     results: list[FoldedPosterior] = []
 
     def folded(posterior: Posterior) -> Posterior:
@@ -217,7 +218,9 @@ def _untied(network: object, spec: PermutationSpec, names: Mapping[str, str]) ->
 def _transformed(network: Any, spec: PermutationSpec, function: Callable[[Posterior], Posterior]) -> Any:  # ruff: ignore[any-type]
     """Return a module, mapping or posterior after a function of the posterior with the names of a specification."""
     if not isinstance(network, nn.Module | Mapping | Posterior):
-        raise_wrong_type(network, "a module, a mapping of tensors or a posterior", "`as_posterior` converts other objects")
+        raise_wrong_type(
+            network, "a module, a mapping of tensors or a posterior", "`as_posterior` converts other objects"
+        )
     if isinstance(network, nn.Module) and bayesian_layout(network) is not None:
         raise_wrong_type(network, "a deterministic module", "`as_posterior` returns the posterior of Bayesian layers")
     posterior = as_posterior(network, spec=spec)
@@ -268,8 +271,12 @@ def _difference(
     module: nn.Module, tensors: Mapping[str, Tensor], folding: Folding, inputs: ExampleInputs
 ) -> FunctionDifference:
     """Return the difference of the outputs in double precision; raise if it is larger than rounding."""
-    found = function_difference(module, tensors, lambda name: folding.folded(name, tensors), inputs, dtype=torch.float64)
+    found = function_difference(
+        module, tensors, lambda name: folding.folded(name, tensors), inputs, dtype=torch.float64
+    )
     if not found.is_kept and not found.reason:
-        message = f"folding changed the function of {type(module).__name__}: {found}. Check the specification (`check_spec`)"
+        message = (
+            f"folding changed the function of {type(module).__name__}: {found}. Check the specification (`check_spec`)"
+        )
         raise SpecError(message)
     return found

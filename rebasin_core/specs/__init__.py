@@ -3,6 +3,7 @@
 from rebasin_core.specs.base import PermutationSpec, SpecFactory
 from rebasin_core.specs.check import SpecCheck, check_spec
 from rebasin_core.specs.files import FileSpecFactory, GivenSpec, load_spec, save_spec
+from rebasin_core.specs.folding import BiasedWeight, Dim, Foldable, Obstacle
 from rebasin_core.specs.interchange import GitRebasinSpec, from_git_rebasin, to_git_rebasin
 from rebasin_core.specs.operators import Call, OperatorRules
 from rebasin_core.specs.rescaling import find_rescalings
@@ -12,13 +13,17 @@ from rebasin_core.specs.tracing.factory import TracedSpecFactory
 from rebasin_core.specs.tracing.trace import TracedSpec
 
 __all__ = [
+    "BiasedWeight",
     "Call",
     "Captured",
     "Coverage",
+    "Dim",
     "FileSpecFactory",
+    "Foldable",
     "FrozenAxis",
     "GitRebasinSpec",
     "GivenSpec",
+    "Obstacle",
     "OperatorRules",
     "PermutationSpec",
     "SpecCheck",

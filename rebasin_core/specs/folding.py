@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import starmap
 from typing import TYPE_CHECKING, Any, final
 
 from typing_extensions import override
@@ -64,7 +65,9 @@ class Obstacle:
     @override
     def __str__(self) -> str:
         """Return the reason."""
-        return f"`{self.tensor}`, which it would change, is also used otherwise: {self.why}" if self.tensor else self.why
+        return (
+            f"`{self.tensor}`, which it would change, is also used otherwise: {self.why}" if self.tensor else self.why
+        )
 
 
 @final
@@ -135,8 +138,11 @@ class Foldable:
             )
             raise FileFormatError(message)
         return cls(
-            {name: tuple(BiasedWeight(Dim(*row[:2]), row[2]) for row in rows) for name, rows in entry["shifts"].items()},
-            tuple(Dim(*row) for row in entry["writers"]),
+            {
+                name: tuple(BiasedWeight(Dim(*row[:2]), row[2]) for row in rows)
+                for name, rows in entry["shifts"].items()
+            },
+            tuple(starmap(Dim, entry["writers"])),
             {Dim(*row[:2]): (tuple(row[2]), tuple(row[3])) for row in entry["readers"]},
             {name: Obstacle(*row) for name, row in entry["obstacles"].items()},
         )
@@ -149,4 +155,6 @@ def _are_rows(value: object, types: tuple[type, ...]) -> bool:
 
 def _is_mapping_to(value: object, is_valid: Callable[[object], bool]) -> bool:
     """Return whether a JSON value is an object with valid entries."""
-    return isinstance(value, dict) and all(isinstance(name, str) for name in value) and all(map(is_valid, value.values()))
+    return (
+        isinstance(value, dict) and all(isinstance(name, str) for name in value) and all(map(is_valid, value.values()))
+    )

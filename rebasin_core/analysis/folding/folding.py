@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import torch
 
-from rebasin_core.errors import FileFormatError, RebasinError
+from rebasin_core.errors import FileFormatError, InvalidInputError, RebasinError
 from rebasin_core.specs.folding import BiasedWeight, Dim
 from rebasin_core.symmetry.linear import Symmetry
 from rebasin_core.symmetry.permutation import Permutation
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from rebasin_core.symmetry.linear_maps import LinearMaps
 
 _KIND = "folding"
+# Deviation of scales and shifts from one and zero that averages of folded networks in single precision can have.
+_ROUNDING = 1e-5
 
 
 @final
@@ -34,11 +36,12 @@ _KIND = "folding"
 class Folding:
     r"""The map that folds the normalizations of one network, and its inverse.
 
-    It has three steps. Each leaves the function unchanged, whatever the values of the other tensors are. Therefore the
-    inverse can be applied to other networks of the model, such as one that was aligned with the folded network.
+    It has three steps. Each leaves the function unchanged, whatever the values of the other weights are. Therefore the
+    inverse can be applied to other networks of the model with the same scales and shifts, such as one that was aligned
+    with the folded network.
 
-    1. *Scales* $\gamma$: a group element with the factors $1/\gamma$, which makes them one and multiplies the columns of
-       the next weights by $\gamma$.
+    1. *Scales* $\gamma$: a group element with the factors $1/\gamma$, which makes them one and multiplies the columns
+       of the next weights by $\gamma$.
     2. *Shifts* $\beta$: they become zero, and $W\beta$ is added to the next biases.
     3. *Means*: multiples of the vector of ones that no layer sees are subtracted.
 
@@ -83,7 +86,7 @@ class Folding:
             current = found.folded(name, tensors)
             for at in own:
                 mean = current.mean(at.dim, keepdim=True)
-                current = current - mean  # ruff: ignore[non-augmented-assignment] - it may share memory with the network
+                current = current.sub(mean)
                 means[at] = mean.cpu()
         return cls(element, found.scales, shifts, plan.shifts, means)
 
@@ -112,13 +115,32 @@ class Folding:
             return torch.ones_like(value, dtype=torch.float64)
         value = self.element.linear_maps.act(name, value.double())
         if name in self.shifts:
-            value = value - self.shifts[name].to(value.device)
+            value = value.sub(self.shifts[name].to(value.device))
         for shift, layer in self._layers_with(name):
             weight = self.element.linear_maps.act(layer.units.tensor, tensors[layer.units.tensor].detach().double())
-            value = value + _contracted(weight, layer, self.shifts[shift])
-        for at, mean in self._means_of(name):
-            value = value - mean.to(value.device)
+            value = value.add(_contracted(weight, layer, self.shifts[shift]))
+        for mean in self._means_of(name):
+            value = value.sub(mean.to(value.device))
         return value
+
+    def require_folded(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raise if a network does not have the scales and shifts of the folded network.
+
+        Args:
+            tensors: Any network of the model.
+
+        Raises:
+            InvalidInputError: If a scale is not one, or a shift is not zero.
+        """
+        expected = {**dict.fromkeys(self.scales, 1.0), **dict.fromkeys(self.shifts, 0.0)}
+        for name, value in expected.items():
+            difference = (tensors[name].detach().double() - value).abs().max().item()
+            if not difference <= _ROUNDING:
+                message = (
+                    f"expected a folded network, in which `{name}` is {value:.0f} in all entries, got entries that "
+                    f"differ by up to {difference:.2g}; fold it, and align it with a folded network"
+                )
+                raise InvalidInputError(message)
 
     def unfolded(self, name: str, tensors: Mapping[str, Tensor]) -> Tensor:
         """Return a tensor of the network before folding.
@@ -136,10 +158,10 @@ class Folding:
             return value
         value = self._with_means(name, value.double())
         if name in self.shifts:
-            value = value + self.shifts[name].to(value.device)
+            value = value.add(self.shifts[name].to(value.device))
         for shift, layer in self._layers_with(name):
             weight = self._with_means(layer.units.tensor, tensors[layer.units.tensor].detach().double())
-            value = value - _contracted(weight, layer, self.shifts[shift])
+            value = value.sub(_contracted(weight, layer, self.shifts[shift]))
         return self._inverse_maps.act(name, value)
 
     def save(self, path: Path | str, *, meta: Mapping[str, Any] | None = None) -> None:
@@ -190,11 +212,11 @@ class Folding:
             if key.startswith("mean/"):
                 dim, _, name = key.removeprefix("mean/").partition("/")
                 means[Dim(name, int(dim))] = value
-        layers: dict[str, tuple[BiasedWeight, ...]] = {name: () for name in shifts}
+        layers: dict[str, tuple[BiasedWeight, ...]] = dict.fromkeys(shifts, ())
         for shift, weight, dim, bias in document["layers"]:
             layers[shift] = (*layers[shift], BiasedWeight(Dim(str(weight), int(dim)), str(bias)))
         found = cls(element, tuple(map(str, document["scales"])), shifts, layers, means)
-        found._check()  # ruff: ignore[private-member-access] - of the new object
+        found._check()
         return found
 
     def _check(self) -> None:
@@ -222,14 +244,12 @@ class Folding:
         return self.element.linear_maps.inverse()
 
     def _with_means(self, name: str, value: Tensor) -> Tensor:
-        for _, mean in self._means_of(name):
-            value = value + mean.to(value.device)  # ruff: ignore[non-augmented-assignment] - it may share memory
+        for mean in self._means_of(name):
+            value = value.add(mean.to(value.device))
         return value
 
-    def _means_of(self, name: str) -> Iterator[tuple[Dim, Tensor]]:
-        for at, mean in self.means.items():
-            if at.tensor == name:
-                yield at, mean
+    def _means_of(self, name: str) -> list[Tensor]:
+        return [mean for at, mean in self.means.items() if at.tensor == name]
 
     def _layers_with(self, bias: str) -> Iterator[tuple[str, BiasedWeight]]:
         for shift, layers in self.layers.items():
@@ -240,7 +260,8 @@ class Folding:
 
 def _contracted(weight: Tensor, layer: BiasedWeight, shift: Tensor) -> Tensor:
     """Return the product of a weight and a shift of the units that it uses."""
-    return torch.tensordot(weight, shift.to(weight.device), dims=([layer.units.dim], [0]))
+    product: Tensor = torch.tensordot(weight, shift.to(weight.device), dims=([layer.units.dim], [0]))
+    return product
 
 
 def _require_shape(tensor: Tensor, shape: tuple[int, ...], what: str) -> None:

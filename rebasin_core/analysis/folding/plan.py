@@ -27,12 +27,12 @@ class FoldingParts:
     """The parts of normalizations to fold.
 
     Attributes:
-        gains: Whether to fold scales.
+        scales: Whether to fold scales.
         shifts: Whether to fold shifts.
         center: Whether to subtract means that no layer sees.
     """
 
-    gains: bool = True
+    scales: bool = True
     shifts: bool = True
     center: bool = True
 
@@ -74,16 +74,16 @@ class FoldingPlan:
         kept: dict[str, Obstacle] = {}
         scales: dict[str, tuple[int, int]] = {}
         names = scale_names(spec)
-        for name in names if parts.gains else ():
+        for name in names if parts.scales else ():
             found = _family_of(spec, name, tensors[name])
             if not isinstance(found, Obstacle):
                 scales[name] = found
             elif not _is_constant(tensors[name], 1):
                 kept[name] = found
         shifts = dict(foldable.shifts) if parts.shifts else {}
-        for name, obstacle in foldable.obstacles.items() if parts.shifts else ():
-            if name not in names and not _is_constant(tensors[name], 0):
-                kept[name] = obstacle
+        if parts.shifts:
+            others = foldable.obstacles.items()
+            kept |= {name: why for name, why in others if name not in names and not _is_constant(tensors[name], 0)}
         centered = [*foldable.writers] if parts.center else []
         for at, (own_scales, own_shifts) in foldable.readers.items() if parts.center else ():
             are_ones = all(name in scales or _is_constant(tensors[name], 1) for name in own_scales)

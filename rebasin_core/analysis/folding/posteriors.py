@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import starmap
 from typing import TYPE_CHECKING, final
 
 import torch
@@ -61,7 +62,7 @@ def fold_posterior(posterior: Posterior, spec: PermutationSpec, parts: FoldingPa
         case SamplesPosterior():
             networks = [_network(posterior.member(k)) for k in range(posterior.num_samples)]
             plans = tuple(FoldingPlan.of(spec, tensors, parts) for tensors in networks)
-            foldings = tuple(Folding.of(tensors, plan) for tensors, plan in zip(networks, plans, strict=True))
+            foldings = tuple(starmap(Folding.of, zip(networks, plans, strict=True)))
             folded = _mapped_samples(posterior, foldings, [folding.folded for folding in foldings])
             return FoldedPosterior(folded, foldings, plans)
         case MixturePosterior():
@@ -84,7 +85,7 @@ def unfold_posterior(posterior: Posterior, foldings: Sequence[Folding]) -> Poste
         The posterior, of the same kind.
 
     Raises:
-        InvalidInputError: If the number of maps is neither one nor that of the networks.
+        InvalidInputError: If the number of maps is neither one nor that of the networks, or a network is not folded.
     """
     count = num_networks(posterior)
     if len(foldings) not in {1, count}:
@@ -93,8 +94,11 @@ def unfold_posterior(posterior: Posterior, foldings: Sequence[Folding]) -> Poste
     own = [*foldings] * (count if len(foldings) == 1 else 1)
     match posterior:
         case PointPosterior():
+            own[0].require_folded(_network(posterior))
             return _mapped_point(posterior, own[0], own[0].unfolded)
         case SamplesPosterior():
+            for k, folding in enumerate(own):
+                folding.require_folded(_network(posterior.member(k)))
             return _mapped_samples(posterior, own, [folding.unfolded for folding in own])
         case MixturePosterior():
             components: list[Posterior] = []
@@ -105,6 +109,7 @@ def unfold_posterior(posterior: Posterior, foldings: Sequence[Folding]) -> Poste
         case _:
             if own[0].shifts or own[0].means:
                 raise InvalidInputError(_only_scales(posterior))
+            own[0].require_folded({**posterior.mean, **posterior.buffers})
             return posterior.transform(own[0].element.inverse())
 
 
@@ -195,12 +200,12 @@ def _fold_distribution(posterior: Posterior, spec: PermutationSpec, parts: Foldi
     stddev = posterior.stddev
     plan = FoldingPlan.of(spec, tensors, replace(parts, shifts=False, center=False))
     kept = dict(plan.kept)
-    for name in scale_names(spec) if parts.gains else ():
+    for name in scale_names(spec) if parts.scales else ():
         if name in stddev and bool(stddev[name].any()):
             size = stddev[name].max().item()
             kept[name] = Obstacle(
-                f"it is random (standard deviation up to {size:.2g}), and products of random parameters are not of kind "
-                f"{posterior.kind!r}; convert the posterior with `SamplesPosterior.from_posterior`"
+                f"it is random (standard deviation up to {size:.2g}), and products of random parameters are not of "
+                f"kind {posterior.kind!r}; convert the posterior with `SamplesPosterior.from_posterior`"
             )
     shifts = {**spec.foldable.shifts, **spec.foldable.obstacles} if parts.shifts else {}
     for name in shifts.keys() - scale_names(spec):
@@ -219,6 +224,6 @@ def _with_ones(posterior: Posterior, plan: FoldingPlan) -> Posterior:
         return posterior
     tensors = posterior.as_tensors()
     fields = {f"{field}/{name}" for field in ("mean", "fixed") for name in plan.scales}
-    return posterior.from_tensors(
-        {key: torch.ones_like(tensor) if key in fields else tensor for key, tensor in tensors.items()}
-    )
+    return posterior.from_tensors({
+        key: torch.ones_like(tensor) if key in fields else tensor for key, tensor in tensors.items()
+    })

@@ -87,7 +87,9 @@ class FoldingReport:
     def __str__(self) -> str:
         """Return a readable report."""
         folded = {"scales": self.scales, "shifts": self.shifts, "means of": self.centered}
-        lines = [f"folded {what}: {shorten(names)}" if names else f"folded {what}: none" for what, names in folded.items()]
+        lines = [
+            f"folded {what}: {shorten([*names])}" if names else f"folded {what}: none" for what, names in folded.items()
+        ]
         lines += [f"  kept {name}: {reason}" for name, reason in self.kept.items()]
         admits = "all scales are one" if self.is_complete else "NOT all scales are one, so rotations are not admitted"
         return "\n".join([*lines, admits, *([] if self.difference is None else [str(self.difference)])])

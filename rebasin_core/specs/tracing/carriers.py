@@ -5,12 +5,11 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from math import prod
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
+
+from torch.fx import Node
 
 from rebasin_core.specs.tracing.graph import value_of
-
-if TYPE_CHECKING:
-    from torch.fx import Node
 
 _Carrier: TypeAlias = "Callable[[dict[str, object], int, tuple[int, ...], tuple[int, ...]], int | None]"
 
@@ -97,8 +96,9 @@ def _reshaped(arguments: dict[str, object], dim: int, before: tuple[int, ...], a
 
 def _transposed(arguments: dict[str, object], dim: int, before: tuple[int, ...], after: tuple[int, ...]) -> int:
     del after
-    given = [arguments.get(name) for name in ("dim0", "dim1")]
-    first, second = (value % len(before) if isinstance(value, int) else at for value, at in zip(given, (0, 1), strict=True))
+    (first,) = _integers(arguments.get("dim0", 0))
+    (second,) = _integers(arguments.get("dim1", 1))
+    first, second = first % len(before), second % len(before)
     return {first: second, second: first}.get(dim, dim)
 
 
@@ -158,4 +158,76 @@ _CARRIERS: dict[str, _Carrier] = {
     "permute": _permuted,
     "expand": _expanded,
     "index": _indexed,
+}
+
+
+def added_to(node: Node, user: Node, dim: int) -> int | None:
+    """Return where a result changes by multiples of a vector, if a multiple of it is added to an argument.
+
+    Args:
+        node: The argument, to which multiples of the vector are added along ``dim``.
+        user: A call that uses it once, and is linear in it.
+        dim: Nonnegative index of a dimension of the argument.
+
+    Returns:
+        The dimension of the result along which multiples of the same vector are added; None if that is not so.
+    """
+    given = arguments_of(user)
+    rule = _ADDED.get(operator_of(user))
+    return None if rule is None else rule(node, user, dim, given)
+
+
+def _added_elementwise(node: Node, user: Node, dim: int, given: dict[str, object]) -> int | None:
+    del given
+    return dim + len(shape_of(user)) - len(shape_of(node))
+
+
+def _multiplied(node: Node, user: Node, dim: int, given: dict[str, object]) -> int | None:
+    """Return the dimension if the other factors are equal along it."""
+    aligned = dim + len(shape_of(user)) - len(shape_of(node))
+    if operator_of(user) == "div" and (node is not given["self"] or given.get("rounding_mode")):
+        return None
+    other = given["other"] if node is given["self"] else given["self"]
+    shape = shape_of(other) if isinstance(other, Node) else ()
+    at = aligned - len(shape_of(user)) + len(shape)
+    return aligned if at < 0 or shape[at] == 1 else None
+
+
+def _concatenated(node: Node, user: Node, dim: int, given: dict[str, object]) -> int | None:
+    del user
+    return None if dim in {along % len(shape_of(node)) for along in _integers(given.get("dim", 0))} else dim
+
+
+def _rows_of_linear(node: Node, user: Node, dim: int, given: dict[str, object]) -> int | None:
+    return len(shape_of(user)) - 1 if node is not given["input"] and dim == 0 else None
+
+
+def _columns_of_product(node: Node, user: Node, dim: int, given: dict[str, object]) -> int | None:
+    if operator_of(user) == "addmm" and node is given["self"]:
+        return _added_elementwise(node, user, dim, given)
+    second = given["other"] if "other" in given else given["mat2"]
+    is_column = node is second and dim == len(shape_of(node)) - 1 and dim > 0
+    return len(shape_of(user)) - 1 if is_column else None
+
+
+def _columns_of_embedding(node: Node, user: Node, dim: int, given: dict[str, object]) -> int | None:
+    del node, given
+    return len(shape_of(user)) - 1 if dim == 1 else None
+
+
+def _channels(node: Node, user: Node, dim: int, given: dict[str, object]) -> int | None:
+    weight = given["weight"]
+    if node is given["input"] or dim != 0 or given.get("transposed") or not isinstance(weight, Node):
+        return None
+    return len(shape_of(user)) - 1 - (len(shape_of(weight)) - 2)
+
+
+_ADDED: dict[str, Callable[[Node, Node, int, dict[str, object]], int | None]] = {
+    **dict.fromkeys(("add", "sub"), _added_elementwise),
+    **dict.fromkeys(("mul", "div"), _multiplied),
+    "cat": _concatenated,
+    "linear": _rows_of_linear,
+    **dict.fromkeys(("addmm", "mm", "bmm", "matmul"), _columns_of_product),
+    "embedding": _columns_of_embedding,
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d", "convolution"), _channels),
 }

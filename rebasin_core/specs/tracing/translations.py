@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, final
 from torch.fx import Node
 
 from rebasin_core.specs.folding import BiasedWeight, Dim, Foldable, Obstacle
-from rebasin_core.specs.tracing.carriers import arguments_of, carried, operator_of, shape_of
+from rebasin_core.specs.tracing.carriers import added_to, arguments_of, carried, operator_of, shape_of
 from rebasin_core.specs.tracing.graph import written_nodes
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from rebasin_core.specs.tracing.graph import ModelGraph
 
 _NORMALIZATIONS = ("layer_norm", "native_layer_norm")
-_CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "convolution")
 # The argument that is the second factor of a matrix product.
 _FACTORS = {"addmm": "mat2", "mm": "mat2", "bmm": "mat2", "matmul": "other"}
 
@@ -67,14 +66,11 @@ class _Translations:
     def __init__(self, graph: ModelGraph, movable: Collection[str]) -> None:
         self._nodes = [*graph.module.graph.nodes]
         self._written = written_nodes(graph.module)
-        self._names = {
-            node: origin
-            for node in self._nodes
-            if node.op == "placeholder" and (origin := graph.origins.get(node.name)) in movable
-        }
+        origins = {node: graph.origins.get(node.name) for node in self._nodes if node.op == "placeholder"}
+        self._names = {node: name for node, name in origins.items() if name is not None and name in movable}
         self._uses: dict[str, list[Node]] = {}
         for node, name in self._names.items():
-            self._uses.setdefault(name, []).extend(self._uses_of(node))
+            self._uses.setdefault(name, []).extend(_uses_of(node))
 
     def foldable(self) -> Foldable:
         found = _Found()
@@ -88,22 +84,12 @@ class _Translations:
         }
         return Foldable(found.shifts, tuple(self._writers()), readers, found.obstacles)
 
-    def _uses_of(self, node: Node) -> Iterator[Node]:
-        """Yield the calls that use a parameter, also if it is transposed before."""
-        for user in node.users:
-            if operator_of(user) in {"t", "transpose", "permute"}:
-                yield from user.users
-            else:
-                yield user
-
     def _writers(self) -> Iterator[Dim]:
         """Yield the dimensions of parameters along which a mean is not seen."""
         hidden: dict[Node, frozenset[int]] = {}
         for node in reversed(self._nodes):
             dims = range(len(shape_of(node))) if node.users and node not in self._written else ()
-            hidden[node] = frozenset(
-                dim for dim in dims if all(_hides(node, user, dim, hidden) for user in node.users)
-            )
+            hidden[node] = frozenset(dim for dim in dims if all(_hides(node, user, dim, hidden) for user in node.users))
         by_name: dict[str, list[Node]] = {}
         for node, name in self._names.items():
             if node.users:
@@ -118,9 +104,10 @@ class _Translations:
         shape = given.get("normalized_shape")
         if not isinstance(shape, list | tuple) or len(shape) != 1:
             return
-        scale, shift = (self._name_of(given.get(name)) for name in ("weight", "bias"))
+        scale, shift = self._name_of(given.get("weight")), self._name_of(given.get("bias"))
         layers = list(self._layers(node))
-        is_known = all(given.get(name) is None or name_of is not None for name, name_of in (("weight", scale), ("bias", shift)))
+        # Scales and shifts that are no parameters themselves can have any values.
+        is_known = (given.get("weight") is None) == (scale is None) and (given.get("bias") is None) == (shift is None)
         for layer in layers if is_known else ():
             if layer.weight is not None:
                 found.readers.setdefault(layer.weight, []).append((scale, shift))
@@ -211,6 +198,15 @@ def _names(given: Iterator[str | None]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in given if name is not None))
 
 
+def _uses_of(node: Node) -> Iterator[Node]:
+    """Yield the calls that use a parameter, also if it is transposed before."""
+    for user in node.users:
+        if operator_of(user) in {"t", "transpose", "permute"}:
+            yield from user.users
+        else:
+            yield user
+
+
 def _hides(node: Node, user: Node, dim: int, hidden: Mapping[Node, frozenset[int]]) -> bool:
     """Return whether a call does not depend on a multiple of the vector of ones along a dimension of an argument."""
     if user.all_input_nodes.count(node) != 1 or shape_of(node)[dim] < 2:
@@ -222,46 +218,4 @@ def _hides(node: Node, user: Node, dim: int, hidden: Mapping[Node, frozenset[int
         is_input = given["input"] is node and isinstance(shape, list | tuple) and len(shape) == 1
         return is_input and not means and dim == len(shape_of(node)) - 1
     found = carried(node, user, dim)
-    if found is None:
-        found = _added(node, user, dim, given)
-    return found is not None and found in hidden[user]
-
-
-def _added(node: Node, user: Node, dim: int, given: Mapping[str, object]) -> int | None:
-    """Return the dimension of a result to which an argument adds multiples of vectors along one of its dimensions."""
-    name = operator_of(user)
-    aligned = dim + len(shape_of(user)) - len(shape_of(node))
-    last = len(shape_of(user)) - 1
-    is_last = dim == len(shape_of(node)) - 1
-    if name in {"add", "sub"}:
-        return aligned
-    if name in {"mul", "div"}:
-        return aligned if _is_scalar_along(node, aligned, user, given) else None
-    if name == "cat":
-        along = given.get("dim", 0)
-        return dim if isinstance(along, int) and along % len(shape_of(node)) != dim else None
-    if name == "linear":
-        return last if node is not given["input"] and dim == 0 else None
-    if name == "addmm" and node is given["self"]:
-        return aligned
-    if name in _FACTORS:
-        return last if node is given[_FACTORS[name]] and is_last and len(shape_of(node)) > 1 else None
-    if name == "embedding":
-        return last if dim == 1 else None
-    if name in _CONVOLUTIONS and not given.get("transposed"):
-        weight = given["weight"]
-        spatial = len(shape_of(weight)) - 2 if isinstance(weight, Node) else 0
-        return last - spatial if node is not given["input"] and dim == 0 else None
-    return None
-
-
-def _is_scalar_along(node: Node, aligned: int, user: Node, given: Mapping[str, object]) -> bool:
-    """Return whether a tensor is multiplied by numbers that are equal along a dimension of the product."""
-    if operator_of(user) == "div" and (node is not given["self"] or given.get("rounding_mode")):
-        return False
-    other = given["other"] if node is given["self"] else given["self"]
-    if not isinstance(other, Node):
-        return True
-    shape = shape_of(other)
-    at = aligned - len(shape_of(user)) + len(shape)
-    return at < 0 or shape[at] == 1
+    return (added_to(node, user, dim) if found is None else found) in hidden[user]
