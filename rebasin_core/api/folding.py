@@ -94,8 +94,8 @@ def fold(
     spec: PermutationSpec,
     *,
     scales: bool = True,
-    shifts: bool = True,
-    center: bool = True,
+    shifts: bool = False,
+    center: bool = False,
     untie: bool = False,
     model: nn.Module | None = None,
     example_inputs: object = None,
@@ -107,8 +107,8 @@ def fold(
     spec: PermutationSpec,
     *,
     scales: bool = True,
-    shifts: bool = True,
-    center: bool = True,
+    shifts: bool = False,
+    center: bool = False,
     untie: bool = False,
     model: nn.Module | None = None,
     example_inputs: object = None,
@@ -119,8 +119,8 @@ def fold(  # ruff: ignore[too-many-arguments] - all but two have defaults
     spec: PermutationSpec,
     *,
     scales: bool = True,
-    shifts: bool = True,
-    center: bool = True,
+    shifts: bool = False,
+    center: bool = False,
     untie: bool = False,
     model: nn.Module | None = None,
     example_inputs: object = None,
@@ -133,7 +133,7 @@ def fold(  # ruff: ignore[too-many-arguments] - all but two have defaults
     \beta$. The residual streams of transformers that normalize before each layer then admit rotations
     (`PermutationSpec.folded_symmetry`), which only unequal scales break. Scales of residual branches (LayerScale) are
     folded likewise. A layer normalization also subtracts the mean of $x$: the components along the vector of ones of
-    the weights that write to $x$, and of $W'$, have no effect, and are removed.
+    the weights that write to $x$, and of $W'$, have no effect, and can be removed.
 
     A tensor is kept, with the reason in the report, if the function would change: the scale of a normalization whose
     output is also added to something else (normalization after the residual sum), the last scale if the output layer is
@@ -143,9 +143,9 @@ def fold(  # ruff: ignore[too-many-arguments] - all but two have defaults
         network: Module, mapping of tensors, or posterior; it is not changed. Every sample of a posterior is folded by a
             map of its own. A Gaussian is folded if its scales are not random; its shifts and means are kept.
         spec: Its specification, from `trace_spec`.
-        scales: Fold scales.
-        shifts: Fold shifts.
-        center: Subtract means that no layer sees.
+        scales: Fold scales, which rotations need.
+        shifts: Fold shifts. They rotate with the stream, so alignment does not need it.
+        center: Subtract means that no layer sees. Alignment does not need it, either.
         untie: First make tied weights separate tensors (see `untie`). The result belongs to another model, with more
             parameters; its specification is in the result.
         model: The module, for ``untie`` or the check of the function if ``network`` is not one.
@@ -168,7 +168,7 @@ def fold(  # ruff: ignore[too-many-arguments] - all but two have defaults
         >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4), torch.nn.Linear(4, 2))
         >>> _ = model[1].weight.data.uniform_(1, 2)
         >>> inputs = torch.randn(5, 3)
-        >>> folded = fold(model, trace_spec(model, inputs))
+        >>> folded = fold(model, trace_spec(model, inputs), shifts=True)
         >>> folded.network[1].weight.tolist(), folded.network[1].bias.tolist()
         ([1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0])
         >>> torch.allclose(folded.network(inputs), model(inputs), atol=1e-6)

@@ -87,7 +87,7 @@ def test_wrong_specifications_are_refused_if_there_is_a_module() -> None:
         right.layout, right.symmetry, right.folded_symmetry, foldable=Foldable({"blocks.0.norm1.bias": (layer,)})
     )
     with pytest.raises(SpecError, match="folding changed the function of Language"):
-        rc.fold(given.model, wrong, example_inputs=given.inputs)
+        rc.fold(given.model, wrong, shifts=True, example_inputs=given.inputs)
 
 
 def test_names_of_wrapped_and_tied_networks_are_kept() -> None:

@@ -33,8 +33,8 @@ class FoldingParts:
     """
 
     scales: bool = True
-    shifts: bool = True
-    center: bool = True
+    shifts: bool = False
+    center: bool = False
 
 
 @final

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 from typing_extensions import override
 
@@ -72,6 +72,20 @@ class FoldingReport:
             all(plan.is_complete for plan in plans),
             difference,
         )
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        function = (
+            None if self.difference is None else {"error": self.difference.error, "kept": self.difference.is_kept}
+        )
+        return {
+            "scales": [*self.scales],
+            "shifts": [*self.shifts],
+            "centered": [*self.centered],
+            "kept": dict(self.kept),
+            "complete": self.is_complete,
+            "function": function,
+        }
 
     def require(self) -> None:
         """Raise if a scale is left that must be one for the `folded_symmetry` of the specification.

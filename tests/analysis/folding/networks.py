@@ -14,6 +14,10 @@ from typing_extensions import override
 import rebasin_core as rc
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rebasin_core import PermutationSpec
+    from rebasin_core.api import Folded
     from rebasin_core.specs import TracedSpec
 
 WIDTH, WORDS, LENGTH = 12, 11, 5
@@ -95,8 +99,8 @@ class Block(nn.Module):
             x = self.norm1(x + self.attention(x))
             last: Tensor = self.norm2(x + self.mlp(x))
             return last
-        x = x + self.attention(self.norm1(x))
-        output: Tensor = x + self.mlp(self.norm2(x))
+        x = self.attention(self.norm1(x)) + x
+        output: Tensor = self.mlp(self.norm2(x)) + x
         return output
 
 
@@ -133,8 +137,8 @@ class Vision(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         x = self.patches(images).flatten(2).transpose(1, 2)
         x = torch.cat([self.token.expand(len(x), -1, -1), x], dim=1)
-        x = x + self.layer_scale * self.attention(self.norm1(x))
-        x = x + self.mlp(self.norm2(x))
+        x = self.layer_scale * self.attention(self.norm1(x)) + x
+        x = self.mlp(self.norm2(x)) + x
         output: Tensor = self.head(self.norm(x)[:, 0])
         return output
 
@@ -210,3 +214,15 @@ def outputs(model: nn.Module, tensors: dict[str, Tensor], inputs: Tensor) -> Ten
     with torch.no_grad():
         found: Tensor = torch.func.functional_call(model, tensors, (inputs,))
     return found
+
+
+def fold(
+    network: Mapping[str, Tensor],
+    spec: PermutationSpec,
+    *,
+    scales: bool = True,
+    shifts: bool = True,
+    center: bool = True,
+) -> Folded[dict[str, Tensor]]:
+    """Fold a network, by default all parts of its normalizations."""
+    return rc.fold(network, spec, scales=scales, shifts=shifts, center=center)

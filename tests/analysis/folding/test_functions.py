@@ -8,7 +8,7 @@ import torch
 import rebasin_core as rc
 from rebasin_core.errors import SpecError
 from rebasin_core.symmetry import Kind, SymmetryElement
-from tests.analysis.folding.networks import MODELS, example, outputs
+from tests.analysis.folding.networks import MODELS, example, fold, outputs
 
 # Models whose scales can all be folded, and the kind of their residual stream after that.
 ROTATED = {
@@ -20,11 +20,13 @@ ROTATED = {
 }
 
 
-@pytest.mark.parametrize("parts", [{}, {"shifts": False, "center": False}, {"scales": False}, {"shifts": False}])
+@pytest.mark.parametrize(
+    ("scales", "shifts", "center"), [(True, True, True), (True, False, False), (False, True, True), (True, False, True)]
+)
 @pytest.mark.parametrize("name", MODELS)
-def test_the_function_is_kept(name: str, parts: dict[str, bool]) -> None:
+def test_the_function_is_kept(name: str, scales: bool, shifts: bool, center: bool) -> None:  # ruff: ignore[boolean-type-hint-positional-argument] - parameters of the test
     given = example(name)
-    folded = rc.fold(given.tensors, given.spec, **parts).network
+    folded = fold(given.tensors, given.spec, scales=scales, shifts=shifts, center=center).network
     expected = outputs(given.model, given.tensors, given.inputs)
     found = outputs(given.model, folded, given.inputs)
     assert (found - expected).abs().max() <= 1e-12 * expected.abs().max()
@@ -33,7 +35,7 @@ def test_the_function_is_kept(name: str, parts: dict[str, bool]) -> None:
 @pytest.mark.parametrize(("name", "kind"), ROTATED.items())
 def test_folded_networks_admit_rotations_of_their_residual_stream(name: str, kind: Kind) -> None:
     given = example(name)
-    folded = rc.fold(given.tensors, given.spec)
+    folded = fold(given.tensors, given.spec)
     folded.report.require()
     symmetry = given.spec.symmetry_of(folded.network)
     assert symmetry == given.spec.folded_symmetry
@@ -59,15 +61,15 @@ def test_unfolded_networks_with_random_scales_change_under_these_rotations(name:
 @pytest.mark.parametrize("name", MODELS)
 def test_folding_twice_is_folding_once(name: str) -> None:
     given = example(name)
-    once = rc.fold(given.tensors, given.spec)
-    twice = rc.fold(once.network, given.spec)
+    once = fold(given.tensors, given.spec)
+    twice = fold(once.network, given.spec)
     for tensor, expected in zip(twice.network.values(), once.network.values(), strict=True):
         torch.testing.assert_close(tensor, expected, rtol=0, atol=1e-14)
 
 
 def test_what_is_folded_in_a_perceptron() -> None:
     given = example("perceptron")
-    tensors, folded = given.tensors, rc.fold(given.tensors, given.spec).network
+    tensors, folded = given.tensors, fold(given.tensors, given.spec).network
     weight = tensors["2.weight"] * tensors["1.weight"]
     bias = tensors["2.bias"] + tensors["2.weight"] @ tensors["1.bias"]
     # The second normalization subtracts the mean, too; its input is written by this layer.
@@ -83,10 +85,9 @@ def test_what_is_folded_in_a_perceptron() -> None:
 
 def test_the_parts_are_options() -> None:
     given = example("gpt")
-    scales, shifts, means = (
-        rc.fold(given.tensors, given.spec, **{"scales": False, "shifts": False, "center": False, part: True}).report
-        for part in ("scales", "shifts", "center")
-    )
+    scales = rc.fold(given.tensors, given.spec).report
+    shifts = rc.fold(given.tensors, given.spec, scales=False, shifts=True).report
+    means = rc.fold(given.tensors, given.spec, scales=False, center=True).report
     assert [bool(part) for part in (scales.scales, scales.shifts, scales.centered)] == [True, False, False]
     assert [bool(part) for part in (shifts.scales, shifts.shifts, shifts.centered)] == [False, True, False]
     # Without the others, only the weights that write to the stream.
@@ -96,7 +97,7 @@ def test_the_parts_are_options() -> None:
 
 def test_a_bias_after_a_tied_embedding_takes_the_shift_but_the_scale_is_kept() -> None:
     given = example("tied gpt")
-    report = rc.fold(given.tensors, given.spec).report
+    report = fold(given.tensors, given.spec).report
     assert "norm.bias" in report.shifts
     assert list(report.kept) == ["norm.weight"]
     assert "`tokens.weight`" in report.kept["norm.weight"]
@@ -107,8 +108,10 @@ def test_a_bias_after_a_tied_embedding_takes_the_shift_but_the_scale_is_kept() -
 
 def test_normalizations_after_the_sum_are_kept_with_the_operator_that_uses_them() -> None:
     given = example("bert")
-    report = rc.fold(given.tensors, given.spec).report
-    assert set(report.kept) == {f"blocks.{k}.norm{n}.{part}" for k in (0, 1) for n in (1, 2) for part in ("weight", "bias")}
+    report = fold(given.tensors, given.spec).report
+    assert set(report.kept) == {
+        f"blocks.{k}.norm{n}.{part}" for k in (0, 1) for n in (1, 2) for part in ("weight", "bias")
+    }
     assert report.kept["blocks.0.norm1.weight"] == "units are divided by their norm (layer_norm at layer_norm_1)"
     assert report.kept["blocks.0.norm1.bias"].startswith("its units are used by add")
     assert not report.is_complete
@@ -116,7 +119,7 @@ def test_normalizations_after_the_sum_are_kept_with_the_operator_that_uses_them(
 
 def test_a_shift_before_a_layer_without_bias_is_kept() -> None:
     given = example("gpt without bias")
-    report = rc.fold(given.tensors, given.spec).report
+    report = fold(given.tensors, given.spec).report
     assert list(report.kept) == ["norm.bias"]
     assert "`head.weight` has no bias" in report.kept["norm.bias"]
     assert report.is_complete  # shifts rotate with the stream
@@ -127,7 +130,7 @@ def test_scales_without_inverse_are_kept() -> None:
     given = example("gpt")
     tensors = given.tensors
     tensors["blocks.0.norm1.weight"][3] = 0.0
-    report = rc.fold(tensors, given.spec).report
+    report = fold(tensors, given.spec).report
     assert "1 of its entries are zero" in report.kept["blocks.0.norm1.weight"]
     assert not report.is_complete
 
@@ -138,6 +141,6 @@ def test_scales_that_are_one_already_need_no_reason() -> None:
     for name in tensors:
         if "norm" in name:
             tensors[name].fill_(float(name.endswith("weight")))
-    report = rc.fold(tensors, given.spec).report
+    report = fold(tensors, given.spec).report
     assert report.is_complete
     assert not report.kept

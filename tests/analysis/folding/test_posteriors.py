@@ -15,7 +15,7 @@ from rebasin_core.posteriors import (
     PointPosterior,
     SamplesPosterior,
 )
-from tests.analysis.folding.networks import example, outputs
+from tests.analysis.folding.networks import example, fold, outputs
 
 NETWORKS = [example("gpt", seed) for seed in range(3)]
 
@@ -27,10 +27,10 @@ def stacked(networks: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 def test_every_sample_is_folded_by_its_own_map() -> None:
     spec = NETWORKS[0].spec
     samples = SamplesPosterior(stacked([one.tensors for one in NETWORKS]), weights=torch.tensor([0.5, 0.25, 0.25]))
-    folded = rc.fold(samples, spec)
+    folded = rc.fold(samples, spec, shifts=True, center=True)
     assert len(folded.foldings) == len(NETWORKS)
     for k, one in enumerate(NETWORKS):
-        expected = rc.fold(one.tensors, spec).network
+        expected = fold(one.tensors, spec).network
         assert all(torch.equal(tensor, expected[name]) for name, tensor in folded.network.member(k).mean.items())
     assert folded.network.weights.tolist() == [0.5, 0.25, 0.25]
     undone = folded.undo(folded.network)
@@ -45,7 +45,7 @@ def test_tensors_that_samples_share_can_differ_afterwards() -> None:
     tensors = stacked([one.tensors for one in NETWORKS])
     random = {name: tensors[name] for name in ("blocks.0.norm1.weight", "blocks.0.norm1.bias")}
     fixed = {name: tensor for name, tensor in NETWORKS[0].tensors.items() if name not in random}
-    folded = rc.fold(SamplesPosterior(random, fixed=fixed), spec).network
+    folded = rc.fold(SamplesPosterior(random, fixed=fixed), spec, shifts=True, center=True).network
     assert "blocks.0.attention.query.weight" in folded.samples
     assert "blocks.0.norm1.weight" in folded.samples
     assert "blocks.0.mlp.up.weight" in folded.fixed
@@ -60,10 +60,10 @@ def test_mixtures_are_folded_by_component() -> None:
     spec = NETWORKS[0].spec
     points = [PointPosterior(one.tensors) for one in NETWORKS]
     samples = SamplesPosterior(stacked([one.tensors for one in NETWORKS[:2]]))
-    folded = rc.fold(MixturePosterior([samples, points[2]]), spec)
+    folded = rc.fold(MixturePosterior([samples, points[2]]), spec, shifts=True, center=True)
     assert len(folded.foldings) == 3
     last = folded.network.components[1].mean
-    expected = rc.fold(NETWORKS[2].tensors, spec).network
+    expected = fold(NETWORKS[2].tensors, spec).network
     assert all(torch.equal(tensor, expected[name]) for name, tensor in last.items())
     undone = folded.undo(folded.network).components[1].mean
     torch.testing.assert_close(undone["norm.bias"], points[2].mean["norm.bias"], rtol=1e-13, atol=1e-13)
@@ -81,7 +81,7 @@ def test_gaussians_with_fixed_scales_have_scales_of_one(kind: type) -> None:
         if kind is DiagonalGaussianPosterior
         else LowRankGaussianPosterior(random, stddev, factor, fixed=vectors)
     )
-    folded = rc.fold(gaussian, given.spec)
+    folded = rc.fold(gaussian, given.spec, shifts=True)
     assert isinstance(folded.network, kind)
     assert folded.report.is_complete
     assert all(bool((folded.network.mean[name] == 1).all()) for name in folded.report.scales)
@@ -107,8 +107,10 @@ def test_random_scales_are_kept_in_a_gaussian() -> None:
 
 def test_one_map_is_applied_to_all_samples() -> None:
     spec = NETWORKS[0].spec
-    reference = rc.fold(NETWORKS[0].tensors, spec)
-    samples = rc.fold(SamplesPosterior(stacked([one.tensors for one in NETWORKS])), spec).network
+    reference = fold(NETWORKS[0].tensors, spec)
+    samples = rc.fold(
+        SamplesPosterior(stacked([one.tensors for one in NETWORKS])), spec, shifts=True, center=True
+    ).network
     undone = reference.undo(samples)
     for k, one in enumerate(NETWORKS):
         expected = outputs(one.model, one.tensors, one.inputs)

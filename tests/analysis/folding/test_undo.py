@@ -12,7 +12,7 @@ import rebasin_core as rc
 from rebasin_core.analysis import Folding
 from rebasin_core.errors import FileFormatError, InvalidInputError
 from rebasin_core.symmetry import SymmetryElement
-from tests.analysis.folding.networks import MODELS, example, outputs, randomized
+from tests.analysis.folding.networks import MODELS, example, fold, outputs, randomized
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize("name", MODELS)
 def test_the_inverse_returns_the_original_up_to_rounding(name: str) -> None:
     given = example(name)
-    folded = rc.fold(given.tensors, given.spec)
+    folded = fold(given.tensors, given.spec)
     undone = folded.undo(folded.network)
     for key, tensor in given.tensors.items():
         torch.testing.assert_close(undone[key], tensor, rtol=1e-13, atol=1e-13)
@@ -30,7 +30,7 @@ def test_the_inverse_returns_the_original_up_to_rounding(name: str) -> None:
 @pytest.mark.parametrize("name", ["gpt", "gpt without bias", "llama", "vision"])
 def test_aligned_networks_keep_their_function_in_the_coordinates_of_another_one(name: str) -> None:
     given, other = example(name), example(name, seed=1)
-    reference, candidate = (rc.fold(network.tensors, given.spec) for network in (given, other))
+    reference, candidate = (fold(network.tensors, given.spec) for network in (given, other))
     generator = torch.Generator().manual_seed(2)
     aligned = SymmetryElement.random(given.spec.folded_symmetry, generator=generator).apply(candidate.network)
     undone = reference.undo(aligned)
@@ -43,7 +43,7 @@ def test_aligned_networks_keep_their_function_in_the_coordinates_of_another_one(
 
 def test_midpoints_are_the_same_before_and_after_the_inverse() -> None:
     given, other = example("gpt"), example("gpt", seed=1)
-    reference, candidate = (rc.fold(network.tensors, given.spec) for network in (given, other))
+    reference, candidate = (fold(network.tensors, given.spec) for network in (given, other))
     undone = reference.undo(candidate.network)
     folded_middle = {name: (tensor + candidate.network[name]) / 2 for name, tensor in reference.network.items()}
     middle = {name: (tensor + undone[name]) / 2 for name, tensor in given.tensors.items()}
@@ -53,14 +53,14 @@ def test_midpoints_are_the_same_before_and_after_the_inverse() -> None:
 
 def test_networks_that_are_not_folded_are_refused() -> None:
     given = example("gpt")
-    folded = rc.fold(given.tensors, given.spec)
+    folded = fold(given.tensors, given.spec)
     with pytest.raises(InvalidInputError, match="expected a folded network"):
         folded.undo(given.tensors)
 
 
 def test_files_contain_the_map(tmp_path: Path) -> None:
     given = example("vision")
-    folded = rc.fold(given.tensors, given.spec)
+    folded = fold(given.tensors, given.spec)
     path = tmp_path / "folding.safetensors"
     folded.folding.save(path, meta={"note": "a"})
     loaded = Folding.load(path)
@@ -73,7 +73,7 @@ def test_files_contain_the_map(tmp_path: Path) -> None:
 def test_damaged_files_are_named(tmp_path: Path) -> None:
     given = example("perceptron")
     path, other = tmp_path / "folding.safetensors", tmp_path / "other.safetensors"
-    rc.fold(given.tensors, given.spec).folding.save(path)
+    fold(given.tensors, given.spec).folding.save(path)
     tensors = load_file(path)
     save_file(tensors, other)
     with pytest.raises(FileFormatError, match=r"other\.safetensors"):
@@ -90,9 +90,9 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
 def test_single_and_half_precision_round_each_tensor_once(dtype: torch.dtype, rounding: float) -> None:
     given = example("gpt")
     tensors = {name: tensor.to(dtype) for name, tensor in given.tensors.items()}
-    folded = rc.fold(tensors, given.spec)
+    folded = fold(tensors, given.spec)
     assert {tensor.dtype for tensor in folded.network.values()} == {dtype}
-    expected = rc.fold({name: tensor.double() for name, tensor in tensors.items()}, given.spec).network
+    expected = fold({name: tensor.double() for name, tensor in tensors.items()}, given.spec).network
     for name, tensor in folded.network.items():
         torch.testing.assert_close(tensor, expected[name].to(dtype), rtol=0, atol=0)
     undone = folded.undo(folded.network)
@@ -103,10 +103,10 @@ def test_single_and_half_precision_round_each_tensor_once(dtype: torch.dtype, ro
 def test_modules_are_copied() -> None:
     given = example("gpt")
     before = given.tensors
-    folded = rc.fold(given.model, given.spec)
+    folded = rc.fold(given.model, given.spec, shifts=True, center=True)
     assert folded.network is not given.model
     assert all(torch.equal(tensor, before[name]) for name, tensor in given.model.named_parameters())
-    expected = rc.fold(before, given.spec).network
+    expected = fold(before, given.spec).network
     assert all(torch.equal(tensor, expected[name]) for name, tensor in folded.network.named_parameters())
     undone = folded.undo(folded.network)
     for name, tensor in undone.named_parameters():
