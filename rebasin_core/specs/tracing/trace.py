@@ -63,7 +63,7 @@ class TracedSpec(PermutationSpec):
         decomposed: Number of calls of each decomposed operator.
         names: Names of the buffers, and aliases of shared tensors.
         symmetries: The linear symmetries; none if None.
-        foldable: What can be folded besides scales; nothing if None.
+        foldable: Shifts and means that can be folded; none if None.
     """
 
     def __init__(  # ruff: ignore[too-many-arguments] - all that one derivation yields
@@ -245,7 +245,7 @@ class _Problem:
         )
 
     def _foldable(self, graph: ModelGraph, symmetries: Symmetries) -> Foldable:
-        """Return what can be folded, without tensors that are frozen."""
+        """Return the parts that can be folded, without tensors that are frozen."""
         found = foldable_in(graph, self.tensors.parameters.keys() - self.frozen)
         return replace(found, obstacles={**found.obstacles, **symmetries.obstacles})
 

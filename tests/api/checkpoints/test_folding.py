@@ -171,7 +171,7 @@ def test_outputs_are_not_replaced_without_request(tmp_path: Path) -> None:
     assert (tmp_path / "b.folding.safetensors").read_text() == "other"
 
 
-def test_the_inverse_refuses_networks_that_are_not_folded(tmp_path: Path) -> None:
+def test_the_inverse_of_networks_that_are_not_folded_is_an_error(tmp_path: Path) -> None:
     written(tmp_path / "a.safetensors", "gpt")
     fold_checkpoint(tmp_path / "a.safetensors", model=source("gpt")).write(tmp_path / "b.safetensors")
     with pytest.raises(InvalidInputError, match="expected a folded network"):
