@@ -143,7 +143,8 @@ class ChainMatcher(Matcher):
         if losses[len(stages) - 1] <= lowest:
             return last
         best = losses.index(lowest)
-        name = "the identity" if best == len(stages) else f"the result of `{self.matchers[best].name}`"
+        found_by = f"the {'permutation' if tried[best].element is None else 'group element'} of"
+        name = "the identity" if best == len(stages) else f"{found_by} `{self.matchers[best].name}`"
         message = (
             f"the last matcher of the chain ({last.outcome.value}) does not have the lowest loss at the midpoint: "
             f"unaligned {found[0].unaligned:.4f}, after each matcher {', '.join(f'{x:.4f}' for x in losses[:-1])}; "

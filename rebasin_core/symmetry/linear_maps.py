@@ -97,7 +97,7 @@ class LinearMaps:
                 if name in tensors and not bool(((tensors[name] - 1).abs() <= _ONE).all()):
                     message = (
                         f"`{name}` must be one in all entries for maps of kind {linear.kind} of group "
-                        f"{linear.group!r}; first multiply the weights that follow it by it, and set it to one (fold)"
+                        f"{linear.group!r}; first fold it into the weights that follow (`rebasin_core.fold`)"
                     )
                     raise InvalidInputError(message)
 
