@@ -23,7 +23,7 @@ def untie(model: nn.Module) -> nn.Module:
     """Return a copy of a model in which tied weights are separate parameters with equal values.
 
     Parameters of modules that are registered under several names remain shared. If the model has a configuration with
-    an entry ``tie_word_embeddings``, as models of Hugging Face libraries, it is set to false, so that saving the copy
+    an entry ``tie_word_embeddings``, as models of Hugging Face libraries, it is set to false. Then saving the copy
     writes both.
 
     Args:
