@@ -140,9 +140,9 @@ def align(  # ruff: ignore[too-many-arguments] - all but three have defaults
     at_start = target if pair is None else pair.reference.posterior
     at_end = posterior if pair is None else pair.candidate.posterior
     result = match(at_start, at_end, symmetries, strategy, task=held, generator=generator)
-    aligned = result.apply(at_end) if pair is None else pair.restored(result.apply(at_end))
+    aligned = None if pair is None else pair.restored(result.apply(at_end))
     kept, effect = select_alignment(result, target, posterior, held, keep, aligned=aligned)
-    if kept is not result:  # the identity
+    if aligned is None or kept is not result:  # the candidate, permuted or unchanged
         return AlignResult(kept.apply(posterior), kept, symmetries, result, effect)
     return AlignResult(aligned, kept, symmetries, result, effect, pair)
 
@@ -198,7 +198,7 @@ def select_alignment(
     if keep not in get_args(Keep):
         message = f"expected `keep` among {get_args(Keep)}, got {keep!r}"
         raise InvalidInputError(message)
-    alignment = result.element or result.permutation if aligned is None else aligned
+    alignment = result.group_element if aligned is None else aligned
     effect = effect_of(alignment, reference, candidate, task)
     if effect is None or not effect.harmed:
         return result, effect

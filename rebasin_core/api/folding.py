@@ -47,7 +47,7 @@ class Folded(Generic[Network]):
         network: The folded network or posterior, of the type that was given; it computes the same function.
         spec: Its specification: the given one, or that of the untied model.
         foldings: The map of every network: one for a single network or a Gaussian, one for each of several samples.
-        report: What was folded, and what was not.
+        report: The folded parts, and reasons for the others.
     """
 
     network: Network

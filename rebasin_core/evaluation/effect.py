@@ -97,7 +97,7 @@ class AlignmentEffect:
 
 @final
 class MidpointEvaluator:
-    """Estimator of the loss at the midpoint between a reference and a candidate, for any permutation of the candidate.
+    """Estimator of the loss at the midpoint of a reference and a candidate, for any permutation or other group element.
 
     Args:
         reference: The posterior at t = 0.
@@ -135,8 +135,12 @@ class MidpointEvaluator:
         Returns:
             The estimate; all estimates use the same noise.
         """
-        aligned = alignment.apply(self._candidate) if isinstance(alignment, GroupElement) else alignment
-        midpoint, _ = barycenter_or_moments([self._reference, self._candidate if aligned is None else aligned])
+        aligned = self._candidate
+        if isinstance(alignment, GroupElement):
+            aligned = alignment.apply(aligned)
+        elif alignment is not None:
+            aligned = alignment.to(device=aligned.device, dtype=aligned.dtype)
+        midpoint, _ = barycenter_or_moments([self._reference, aligned])
         return self._midpoint.loss(midpoint, where="the midpoint")
 
     def effect(self, alignment: GroupElement | Posterior) -> AlignmentEffect:

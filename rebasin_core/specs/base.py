@@ -95,7 +95,7 @@ class PermutationSpec(ABC):
 
     @property
     def foldable(self) -> Foldable:
-        """What `rebasin_core.fold` can move besides scales, and why it cannot move others; nothing unless derived."""
+        """Shifts and means that `rebasin_core.fold` can fold, and reasons for others; empty unless derived."""
         return Foldable()
 
     @final

@@ -32,7 +32,7 @@ class GivenSpec(PermutationSpec):
         layout: The groups and axes.
         symmetry: The linear symmetries; none if None.
         folded_symmetry: Those of a model whose normalizations are folded; equal to ``symmetry`` if None.
-        foldable: What can be folded besides scales; nothing if None.
+        foldable: Shifts and means that can be folded; none if None.
     """
 
     def __init__(

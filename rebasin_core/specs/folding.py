@@ -73,7 +73,7 @@ class Obstacle:
 @final
 @dataclass(frozen=True, slots=True)
 class Foldable:
-    r"""What can be folded into neighboring weights, besides the scales that a `Symmetry` describes.
+    r"""Shifts and means that can be folded into neighboring weights; a `Symmetry` describes the scales.
 
     Let $z$ be normalized units, $Wz + c$ the layers that use them, and $\mathbf 1$ the vector of ones.
 
@@ -133,7 +133,7 @@ class Foldable:
         )
         if not fits:
             message = (
-                "expected what can be folded as an object with `shifts`, `writers`, `readers` and `obstacles`, got "
+                "expected foldable parts as an object with `shifts`, `writers`, `readers` and `obstacles`, got "
                 f"{shown(document)}"
             )
             raise FileFormatError(message)

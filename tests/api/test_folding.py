@@ -79,7 +79,7 @@ def test_untying_needs_the_module() -> None:
         rc.fold(given.tensors, given.spec, untie=True)
 
 
-def test_wrong_specifications_are_refused_if_there_is_a_module() -> None:
+def test_wrong_specifications_are_errors_if_there_is_a_module() -> None:
     given = example("gpt")
     right = given.spec
     layer = BiasedWeight(Dim("blocks.0.attention.query.weight", 1), "blocks.0.attention.query.bias")
@@ -100,13 +100,13 @@ def test_names_of_wrapped_and_tied_networks_are_kept() -> None:
 
 
 @pytest.mark.parametrize("network", [None, 3, torch.zeros(2)])
-def test_other_objects_are_refused(network: object) -> None:
+def test_other_objects_are_errors(network: object) -> None:
     given = example("gpt")
     with pytest.raises((InvalidInputError, TypeError), match="a module, a mapping of tensors or a posterior"):
         rc.fold(network, given.spec)
 
 
-def test_other_networks_are_refused() -> None:
+def test_other_networks_are_errors() -> None:
     given, other = example("gpt"), example("llama")
     with pytest.raises((InvalidInputError, SpecError)):
         rc.fold(other.tensors, given.spec)

@@ -65,7 +65,7 @@ class Folding:
 
         Args:
             tensors: The tensors of the network, under the names of its specification; read one at a time.
-            plan: What is folded.
+            plan: The parts to fold.
 
         Returns:
             The map, on the CPU.
@@ -264,7 +264,7 @@ def _contracted(weight: Tensor, layer: BiasedWeight, shift: Tensor) -> Tensor:
     return product
 
 
-def _require_shape(tensor: Tensor, shape: tuple[int, ...], what: str) -> None:
+def _require_shape(tensor: Tensor, shape: tuple[int, ...], label: str) -> None:
     if tensor.dtype != torch.float64 or tuple(tensor.shape) != shape:
-        message = f"{what}: expected float64 of shape {shape}, got {tensor.dtype} of {tuple(tensor.shape)}"
+        message = f"{label}: expected float64 of shape {shape}, got {tensor.dtype} of {tuple(tensor.shape)}"
         raise FileFormatError(message)

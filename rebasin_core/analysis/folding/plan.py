@@ -60,12 +60,12 @@ class FoldingPlan:
 
     @classmethod
     def of(cls, spec: PermutationSpec, tensors: Mapping[str, Tensor], parts: FoldingParts) -> FoldingPlan:
-        """Return what can be folded in a network.
+        """Return the plan for a network.
 
         Args:
             spec: The specification.
             tensors: The tensors of the network, under the names of the specification.
-            parts: What to fold.
+            parts: The parts to fold.
 
         Returns:
             The plan.

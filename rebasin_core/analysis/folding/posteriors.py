@@ -34,7 +34,7 @@ class FoldedPosterior:
     Attributes:
         posterior: The posterior.
         foldings: The map of every network in it: one for a single network or a Gaussian, one per sample otherwise.
-        plans: What was folded by each of them.
+        plans: The parts that each of them folds.
     """
 
     posterior: Posterior
@@ -48,7 +48,7 @@ def fold_posterior(posterior: Posterior, spec: PermutationSpec, parts: FoldingPa
     Args:
         posterior: The posterior, with the names of the specification.
         spec: The specification.
-        parts: What to fold.
+        parts: The parts to fold.
 
     Returns:
         The folded posterior, of the same kind.

@@ -1,4 +1,4 @@
-"""The report of a folding: what was folded, what was not, and why."""
+"""The report of a folding: the folded parts, and reasons for the others."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, slots=True)
 class FoldingReport:
-    """What was folded in a network.
+    """Folded parts of a network.
 
     Attributes:
         scales: Scales that were multiplied into the next weights, and are one now.
@@ -53,7 +53,7 @@ class FoldingReport:
 
         Args:
             spec: The specification.
-            plans: What was folded in each network.
+            plans: The plan for each network.
             difference: Difference of the outputs before and after; None if it was not measured.
 
         Returns:
@@ -88,7 +88,7 @@ class FoldingReport:
         }
 
     def require(self) -> None:
-        """Raise if a scale is left that must be one for the `folded_symmetry` of the specification.
+        """Raise if a scale differs from one that must be one for the `folded_symmetry` of the specification.
 
         Raises:
             SpecError: If there is one; the message contains the report.
@@ -102,7 +102,7 @@ class FoldingReport:
         """Return a readable report."""
         folded = {"scales": self.scales, "shifts": self.shifts, "means of": self.centered}
         lines = [
-            f"folded {what}: {shorten([*names])}" if names else f"folded {what}: none" for what, names in folded.items()
+            f"folded {part}: {shorten([*names])}" if names else f"folded {part}: none" for part, names in folded.items()
         ]
         lines += [f"  kept {name}: {reason}" for name, reason in self.kept.items()]
         admits = "all scales are one" if self.scales else "no scale was found whose folding admits more symmetries"

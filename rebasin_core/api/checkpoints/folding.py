@@ -16,7 +16,7 @@ from rebasin_core.api.checkpoints.models import spec_of
 from rebasin_core.api.checkpoints.network import CheckpointNetwork
 from rebasin_core.api.checkpoints.output import require_free_output, working_folder, write_output
 from rebasin_core.api.checkpoints.preparation import Prepared, prepared
-from rebasin_core.api.checkpoints.untied import untied_checkpoint, untied_companions, untied_model
+from rebasin_core.api.checkpoints.untied import files_of_untied, untied_checkpoint, untied_model
 from rebasin_core.checkpoints.function_check import function_difference
 from rebasin_core.checkpoints.naming import NamePolicy
 from rebasin_core.checkpoints.stored import StoredForm
@@ -49,7 +49,7 @@ class CheckpointFolding:
         source: The checkpoint that was given.
         spec: The specification of the model.
         folding: The map.
-        report: What is folded, and what is not.
+        report: The parts that are folded, and those that are not.
         rounded: Difference of the outputs if folded tensors are rounded to the dtypes of the file; None if that was not
             measured, or if no dtype has less than single precision.
     """
@@ -105,8 +105,8 @@ class CheckpointFolding:
         with working_folder(target, work) as folder:
             like = self.network
             if like.checkpoint is not self.source:
-                companions = untied_companions(like.checkpoint, folder / "untied")
-                like = replace(like, checkpoint=replace(like.checkpoint, companions=companions))
+                others = files_of_untied(like.checkpoint, folder / "untied")
+                like = replace(like, checkpoint=replace(like.checkpoint, companions=others))
             return write_output(
                 target,
                 like,

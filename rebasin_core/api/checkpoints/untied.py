@@ -49,7 +49,7 @@ def untied_checkpoint(network: CheckpointNetwork, model: SourcedModel) -> Checkp
         model: The tied model.
 
     Returns:
-        The checkpoint, with the configuration of the untied model. Its companions are those of the given one.
+        The checkpoint, with the configuration of the untied model. Its other files are those of the given one.
     """
     copies: dict[str, str] = {}
     for alias, first in separated_names(model.module).items():
@@ -84,15 +84,15 @@ def untied_configuration(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**config, **nested, _TIE: False}
 
 
-def untied_companions(checkpoint: Checkpoint, folder: Path) -> tuple[Path, ...]:
-    """Write the configuration of an untied checkpoint, and return its companions.
+def files_of_untied(checkpoint: Checkpoint, folder: Path) -> tuple[Path, ...]:
+    """Write the configuration of an untied checkpoint, and return its other files.
 
     Args:
         checkpoint: A result of `untied_checkpoint`.
         folder: Folder for the configuration.
 
     Returns:
-        The companions, with the new configuration instead of the old one.
+        Configuration, tokenizer and so on, with the new configuration instead of the old one.
     """
     if checkpoint.config is None:
         return checkpoint.companions

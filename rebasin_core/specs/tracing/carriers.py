@@ -90,8 +90,8 @@ def _same(arguments: dict[str, object], dim: int, before: tuple[int, ...], after
 def _reshaped(arguments: dict[str, object], dim: int, before: tuple[int, ...], after: tuple[int, ...]) -> int | None:
     del arguments
     ahead = prod(before[:dim])
-    places = [at for at, size in enumerate(after) if size == before[dim] and prod(after[:at]) == ahead]
-    return places[0] if before[dim] > 1 and places else None
+    found = [at for at, size in enumerate(after) if size == before[dim] and prod(after[:at]) == ahead]
+    return found[0] if before[dim] > 1 and found else None
 
 
 def _transposed(arguments: dict[str, object], dim: int, before: tuple[int, ...], after: tuple[int, ...]) -> int:

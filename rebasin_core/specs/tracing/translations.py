@@ -28,7 +28,7 @@ _FACTORS = {"addmm": "mat2", "mm": "mat2", "bmm": "mat2", "matmul": "other"}
 
 
 def foldable_in(graph: ModelGraph, movable: Collection[str]) -> Foldable:
-    """Return what can be folded besides scales.
+    """Return the shifts and means that can be folded.
 
     Args:
         graph: The graph of the model.
@@ -53,7 +53,7 @@ class _Layer:
 @final
 @dataclass(slots=True)
 class _Found:
-    """What was found so far."""
+    """Findings so far."""
 
     shifts: dict[str, tuple[BiasedWeight, ...]] = field(default_factory=dict)
     obstacles: dict[str, Obstacle] = field(default_factory=dict)
@@ -107,8 +107,10 @@ class _Translations:
         scale, shift = self._name_of(given.get("weight")), self._name_of(given.get("bias"))
         layers = list(self._layers(node))
         # Scales and shifts that are no parameters themselves can have any values.
-        is_known = (given.get("weight") is None) == (scale is None) and (given.get("bias") is None) == (shift is None)
-        for layer in layers if is_known else ():
+        is_parameter = (given.get("weight") is None) == (scale is None) and (given.get("bias") is None) == (
+            shift is None
+        )
+        for layer in layers if is_parameter else ():
             if layer.weight is not None:
                 found.readers.setdefault(layer.weight, []).append((scale, shift))
         if shift is None:
@@ -122,7 +124,7 @@ class _Translations:
         )
 
     def _obstacle(self, shift: str, layers: Collection[_Layer]) -> Obstacle | None:
-        """Return the reason why a shift cannot be moved into biases."""
+        """Return the reason why biases cannot contain a shift."""
         if len(self._uses[shift]) > 1:
             return Obstacle("it is used several times")
         for layer in layers:
@@ -150,17 +152,17 @@ class _Translations:
 
     def _layer(self, node: Node, user: Node, dim: int) -> _Layer:
         """Return a call as a linear layer whose input is a node with units along a dimension."""
-        nothing = _Layer(user, None, None)
+        other = _Layer(user, None, None)
         given = arguments_of(user)
         name = operator_of(user)
         if dim != len(shape_of(node)) - 1 or user.all_input_nodes.count(node) != 1:
-            return nothing
+            return other
         if name == "linear" and given["input"] is node:
             weight = self._weight(given["weight"], 1)
         elif name in _FACTORS and node is given.get("mat1", given.get("self")) and _is_plain(given):
             weight = self._weight(given[_FACTORS[name]], 0)
         else:
-            return nothing
+            return other
         bias = self._name_of(given.get("bias") if name == "linear" else given["self"] if name == "addmm" else None)
         return _Layer(user, weight, bias)
 

@@ -1,4 +1,4 @@
-"""Small transformers and perceptrons with normalizations, with random scales and shifts."""
+"""Small transformers and MLPs with normalizations, with random scales and shifts."""
 
 from __future__ import annotations
 
@@ -158,14 +158,14 @@ def _bert() -> nn.Module:
     return Language(blocks, nn.LayerNorm(WIDTH))
 
 
-def _perceptron() -> nn.Module:
+def _mlp() -> nn.Module:
     return nn.Sequential(
         nn.Linear(6, WIDTH), nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 3)
     )
 
 
 MODELS = {
-    "perceptron": _perceptron,
+    "mlp": _mlp,
     "vision": Vision,
     "gpt": _gpt,
     "gpt without bias": lambda: _gpt(bias=False),
@@ -195,7 +195,7 @@ def example(name: str, seed: int = 0) -> Example:
     """Return one of the models, which tests do not change."""
     torch.manual_seed(seed)
     model = randomized(MODELS[name]().double().eval())
-    inputs = {"perceptron": torch.randn(7, 6), "vision": torch.randn(3, 1, 8, 8)}.get(name)
+    inputs = {"mlp": torch.randn(7, 6), "vision": torch.randn(3, 1, 8, 8)}.get(name)
     given = torch.randint(0, WORDS, (3, LENGTH)) if inputs is None else inputs.double()
     return Example(model, given, rc.trace_spec(model, given))
 

@@ -12,7 +12,7 @@ from tests.analysis.folding.networks import MODELS, example, fold, outputs
 
 # Models whose scales can all be folded, and the kind of their residual stream after that.
 ROTATED = {
-    "perceptron": Kind.ORTHOGONAL_FIXING_ONES,
+    "mlp": Kind.ORTHOGONAL_FIXING_ONES,
     "vision": Kind.ORTHOGONAL_FIXING_ONES,
     "gpt": Kind.ORTHOGONAL_FIXING_ONES,
     "gpt without bias": Kind.ORTHOGONAL_FIXING_ONES,
@@ -67,8 +67,8 @@ def test_folding_twice_is_folding_once(name: str) -> None:
         torch.testing.assert_close(tensor, expected, rtol=0, atol=1e-14)
 
 
-def test_what_is_folded_in_a_perceptron() -> None:
-    given = example("perceptron")
+def test_the_values_of_a_folded_mlp() -> None:
+    given = example("mlp")
     tensors, folded = given.tensors, fold(given.tensors, given.spec).network
     weight = tensors["2.weight"] * tensors["1.weight"]
     bias = tensors["2.bias"] + tensors["2.weight"] @ tensors["1.bias"]

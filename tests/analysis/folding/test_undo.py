@@ -51,7 +51,7 @@ def test_midpoints_are_the_same_before_and_after_the_inverse() -> None:
     torch.testing.assert_close(outputs(given.model, middle, given.inputs), expected, rtol=1e-11, atol=1e-11)
 
 
-def test_networks_that_are_not_folded_are_refused() -> None:
+def test_networks_that_are_not_folded_are_errors() -> None:
     given = example("gpt")
     folded = fold(given.tensors, given.spec)
     with pytest.raises(InvalidInputError, match="expected a folded network"):
@@ -71,7 +71,7 @@ def test_files_contain_the_map(tmp_path: Path) -> None:
 
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:
-    given = example("perceptron")
+    given = example("mlp")
     path, other = tmp_path / "folding.safetensors", tmp_path / "other.safetensors"
     fold(given.tensors, given.spec).folding.save(path)
     tensors = load_file(path)

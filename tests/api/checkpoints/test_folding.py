@@ -55,7 +55,7 @@ def test_files_are_folded_as_networks_are(tmp_path: Path) -> None:
     expected = rc.fold(tensors, example("gpt").spec, shifts=True, center=True).network
     for name, tensor in load_file(tmp_path / "b.safetensors").items():
         assert torch.equal(tensor, expected[name])
-    with safe_open(str(tmp_path / "b.safetensors"), "pt") as file:  # type: ignore[no-untyped-call]
+    with safe_open(str(tmp_path / "b.safetensors"), "pt") as file:
         record = json.loads(file.metadata()["rebasin"])
     assert record["command"] == "fold"
     assert record["permutations"].keys() == {"b.folding.safetensors"}
@@ -67,7 +67,8 @@ def test_the_inverse_restores_the_file(tmp_path: Path) -> None:
         tmp_path / "b.safetensors"
     )
     folding = tmp_path / "b.folding.safetensors"
-    for number, given in enumerate((folding, Folding.load(folding))):
+    forms: list[Path | Folding] = [folding, Folding.load(folding)]
+    for number, given in enumerate(forms):
         output = tmp_path / f"{number}.safetensors"
         assert unfold_checkpoint(given, tmp_path / "b.safetensors", output) == (output,)
         found = load_file(output)
@@ -171,7 +172,7 @@ def test_outputs_are_not_replaced_without_request(tmp_path: Path) -> None:
     assert (tmp_path / "b.folding.safetensors").read_text() == "other"
 
 
-def test_the_inverse_refuses_networks_that_are_not_folded(tmp_path: Path) -> None:
+def test_the_inverse_of_networks_that_are_not_folded_is_an_error(tmp_path: Path) -> None:
     written(tmp_path / "a.safetensors", "gpt")
     fold_checkpoint(tmp_path / "a.safetensors", model=source("gpt")).write(tmp_path / "b.safetensors")
     with pytest.raises(InvalidInputError, match="expected a folded network"):

@@ -50,7 +50,7 @@ def test_fold_and_undo(folder: Path, called: Called) -> None:
         torch.testing.assert_close(found[name], tensor, rtol=1e-6, atol=2e-6)
 
 
-def test_the_report_says_how_to_untie(folder: Path, called: Called) -> None:
+def test_the_report_contains_the_option_to_untie(folder: Path, called: Called) -> None:
     code, output, errors = called("fold", "t.safetensors", *TIED, "-o", "b.safetensors", "--json", cwd=folder)
     assert (code, errors) == (0, "")
     report = json.loads(output)

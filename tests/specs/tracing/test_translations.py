@@ -1,4 +1,4 @@
-"""What tracing derives about shifts and means, for modules with known answers."""
+"""Shifts and means that tracing finds, for modules with known answers."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class Shared(nn.Module):
 @pytest.mark.parametrize(
     ("shared", "shifts", "reason"),
     [
-        ("nothing", ["norm1.bias", "norm2.bias"], None),
+        ("none", ["norm1.bias", "norm2.bias"], None),
         ("weight", ["norm1.bias", "norm2.bias"], None),
         ("shift", [], "it is used several times"),
         ("bias", [], "the bias `layer1.bias` is used several times"),
@@ -223,6 +223,6 @@ def test_files_contain_what_can_be_folded(tmp_path: Path) -> None:
         {"shifts": {}, "writers": [], "readers": [["a", 0, [1], []]], "obstacles": {}},
     ],
 )
-def test_other_documents_are_refused(document: object) -> None:
-    with pytest.raises(FileFormatError, match="expected what can be folded"):
+def test_other_documents_are_errors(document: object) -> None:
+    with pytest.raises(FileFormatError, match="expected foldable parts"):
         Foldable.from_json(document)
