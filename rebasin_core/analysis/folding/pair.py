@@ -9,7 +9,7 @@ from rebasin_core.analysis.folding.plan import FoldingParts
 from rebasin_core.analysis.folding.posteriors import FoldedPosterior, fold_posterior, num_networks, unfold_posterior
 from rebasin_core.analysis.folding.report import FoldingReport
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.posteriors.diagonal_gaussian import DiagonalGaussianPosterior
+from rebasin_core.posteriors.capabilities import AbstractIndependentGaussian
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -53,7 +53,7 @@ class FoldedPair:
         posteriors = (reference, candidate)
         networks = [{**posterior.mean, **posterior.buffers} for posterior in posteriors]
         needed = any(linear.ones and linear.kind in kinds for linear in spec.folded_symmetry.linear)
-        closed = not any(isinstance(q, DiagonalGaussianPosterior) and not q.is_point for q in posteriors)
+        closed = not any(isinstance(q, AbstractIndependentGaussian) and q.noisy_names for q in posteriors)
         if not needed or not closed or spec.symmetry_of(*networks) is spec.folded_symmetry:
             return None
         if num_networks(reference) > 1:
@@ -62,7 +62,8 @@ class FoldedPair:
                 "aligned candidate; fold both posteriors with `fold`, and align the results"
             )
             raise InvalidInputError(message)
-        first, second = (fold_posterior(posterior, spec, FoldingParts()) for posterior in posteriors)
+        first = fold_posterior(reference, spec, FoldingParts())
+        second = fold_posterior(candidate, spec, FoldingParts())
         for folded in (first, second):
             FoldingReport.of(spec, folded.plans).require()
         return cls(first, second)
