@@ -9,7 +9,9 @@ from torch import nn
 
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.posteriors.attached import AbstractAttachedPosterior
+from rebasin_core.posteriors.capabilities import AbstractMixture
 from rebasin_core.posteriors.mixture import MixturePosterior
+from rebasin_core.posteriors.networks import networks_of, with_networks
 from rebasin_core.tensors.checks import shorten
 from rebasin_core.tensors.modules import repeated_names, unwrapped
 
@@ -41,7 +43,8 @@ def untie(model: nn.Module) -> nn.Module:
     """
     separate = copy.deepcopy(unwrapped(model))
     for alias, first in repeated_names(separate).items():
-        (owner, own), (other, _) = (_owner(separate, name) for name in (alias, first))
+        owner, own = _owner(separate, alias)
+        other, _ = _owner(separate, first)
         if owner is not other and own in owner._parameters:  # ruff: ignore[private-member-access] - no public equivalent
             tied = owner.get_parameter(own)
             owner.register_parameter(own, nn.Parameter(tied.detach().clone(), requires_grad=tied.requires_grad))
@@ -78,11 +81,14 @@ def untied_posterior(posterior: Posterior, names: Mapping[str, str]) -> Posterio
     Raises:
         InvalidInputError: If a tied tensor is random and not given by samples: its copies would be independent.
     """
-    if isinstance(posterior, MixturePosterior):
+    networks = networks_of(posterior)
+    if networks is not None:
+        copies = [{alias: network[first].clone() for alias, first in names.items()} for network in networks]
+        return with_networks(posterior, [network | own for network, own in zip(networks, copies, strict=True)])
+    if isinstance(posterior, AbstractMixture):
         components = [untied_posterior(component, names) for component in posterior.components]
         return MixturePosterior(components, weights=posterior.weights)
-    is_copied = posterior.is_point or posterior.kind == "samples"
-    random = [] if is_copied else [first for first in names.values() if bool(posterior.stddev[first].any())]
+    random = [first for first in names.values() if bool(posterior.stddev[first].any())]
     if random or not isinstance(posterior, AbstractAttachedPosterior):
         message = (
             f"cannot separate the tied tensors {shorten(sorted(set(names.values())))} of a posterior of kind "

@@ -12,9 +12,9 @@ from rebasin_core.analysis.folding.folding import Folding
 from rebasin_core.analysis.folding.plan import FoldingParts, FoldingPlan, scale_names
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.posteriors.attached import AbstractAttachedPosterior
+from rebasin_core.posteriors.capabilities import AbstractEmpirical, AbstractMixture
 from rebasin_core.posteriors.mixture import MixturePosterior
-from rebasin_core.posteriors.point import PointPosterior
-from rebasin_core.posteriors.samples import SamplesPosterior
+from rebasin_core.posteriors.networks import networks_of, with_networks
 from rebasin_core.specs.folding import Obstacle
 
 if TYPE_CHECKING:
@@ -53,25 +53,21 @@ def fold_posterior(posterior: Posterior, spec: PermutationSpec, parts: FoldingPa
     Returns:
         The folded posterior, of the same kind.
     """
-    match posterior:
-        case PointPosterior():
-            tensors = _network(posterior)
-            plan = FoldingPlan.of(spec, tensors, parts)
-            folding = Folding.of(tensors, plan)
-            return FoldedPosterior(_mapped_point(posterior, folding, folding.folded), (folding,), (plan,))
-        case SamplesPosterior():
-            networks = [_network(posterior.member(k)) for k in range(posterior.num_samples)]
-            plans = tuple(FoldingPlan.of(spec, tensors, parts) for tensors in networks)
-            foldings = tuple(starmap(Folding.of, zip(networks, plans, strict=True)))
-            folded = _mapped_samples(posterior, foldings, [folding.folded for folding in foldings])
-            return FoldedPosterior(folded, foldings, plans)
-        case MixturePosterior():
-            components = [fold_posterior(component, spec, parts) for component in posterior.components]
-            mixture = MixturePosterior([one.posterior for one in components], weights=posterior.weights)
-            all_foldings = tuple(folding for one in components for folding in one.foldings)
-            return FoldedPosterior(mixture, all_foldings, tuple(plan for one in components for plan in one.plans))
-        case _:
-            return _fold_distribution(posterior, spec, parts)
+    networks = networks_of(posterior)
+    if networks is not None:
+        plans = tuple(FoldingPlan.of(spec, tensors, parts) for tensors in networks)
+        foldings = tuple(starmap(Folding.of, zip(networks, plans, strict=True)))
+        if not any(folding.changed for folding in foldings):
+            return FoldedPosterior(posterior, foldings, plans)
+        pairs = zip(networks, foldings, strict=True)
+        folded = [mapped_tensors(tensors, folding, folding.folded) for tensors, folding in pairs]
+        return FoldedPosterior(with_networks(posterior, folded), foldings, plans)
+    if not isinstance(posterior, AbstractMixture):
+        return _fold_distribution(posterior, spec, parts)
+    components = [fold_posterior(component, spec, parts) for component in posterior.components]
+    mixture = MixturePosterior([one.posterior for one in components], weights=posterior.weights)
+    all_foldings = tuple(folding for one in components for folding in one.foldings)
+    return FoldedPosterior(mixture, all_foldings, tuple(plan for one in components for plan in one.plans))
 
 
 def unfold_posterior(posterior: Posterior, foldings: Sequence[Folding]) -> Posterior:
@@ -92,25 +88,23 @@ def unfold_posterior(posterior: Posterior, foldings: Sequence[Folding]) -> Poste
         message = f"expected one folding, or one for each of the {count} networks, got {len(foldings)}"
         raise InvalidInputError(message)
     own = [*foldings] * (count if len(foldings) == 1 else 1)
-    match posterior:
-        case PointPosterior():
-            own[0].require_folded(_network(posterior))
-            return _mapped_point(posterior, own[0], own[0].unfolded)
-        case SamplesPosterior():
-            for k, folding in enumerate(own):
-                folding.require_folded(_network(posterior.member(k)))
-            return _mapped_samples(posterior, own, [folding.unfolded for folding in own])
-        case MixturePosterior():
-            components: list[Posterior] = []
-            for component in posterior.components:
-                start = sum(map(num_networks, components))
-                components.append(unfold_posterior(component, own[start : start + num_networks(component)]))
-            return MixturePosterior(components, weights=posterior.weights)
-        case _:
-            if own[0].shifts or own[0].means:
-                raise InvalidInputError(_only_scales(posterior))
-            own[0].require_folded({**posterior.mean, **posterior.buffers})
-            return posterior.transform(own[0].element.inverse())
+    networks = networks_of(posterior)
+    if networks is not None:
+        for tensors, folding in zip(networks, own, strict=True):
+            folding.require_folded(tensors)
+        pairs = zip(networks, own, strict=True)
+        unfolded = [mapped_tensors(tensors, folding, folding.unfolded) for tensors, folding in pairs]
+        return with_networks(posterior, unfolded)
+    if isinstance(posterior, AbstractMixture):
+        components: list[Posterior] = []
+        for component in posterior.components:
+            start = sum(map(num_networks, components))
+            components.append(unfold_posterior(component, own[start : start + num_networks(component)]))
+        return MixturePosterior(components, weights=posterior.weights)
+    if own[0].shifts or own[0].means:
+        raise InvalidInputError(_only_scales(posterior))
+    own[0].require_folded({**posterior.mean, **posterior.buffers})
+    return posterior.transform(own[0].element.inverse())
 
 
 def num_networks(posterior: Posterior) -> int:
@@ -122,58 +116,15 @@ def num_networks(posterior: Posterior) -> int:
     Returns:
         One for a single network or a Gaussian, else the number of samples, or the sum over the components of a mixture.
     """
-    match posterior:
-        case SamplesPosterior():
-            return posterior.num_samples
-        case MixturePosterior():
-            return sum(map(num_networks, posterior.components))
-        case _:
-            return 1
+    if isinstance(posterior, AbstractEmpirical):
+        return posterior.num_samples
+    if isinstance(posterior, AbstractMixture):
+        return sum(map(num_networks, posterior.components))
+    return 1
 
 
 def _only_scales(posterior: Posterior) -> str:
     return f"in a posterior of kind {posterior.kind!r} only scales can be folded, not shifts and means"
-
-
-def _network(point: PointPosterior) -> dict[str, Tensor]:
-    return {**point.mean, **point.buffers}
-
-
-def _mapped_point(
-    point: PointPosterior, folding: Folding, function: Callable[[str, Mapping[str, Tensor]], Tensor]
-) -> PointPosterior:
-    mapped = mapped_tensors(_network(point), folding, function)
-    buffers = point.buffers
-    prior = point.prior if not folding.changed else None
-    mean = {name: tensor for name, tensor in mapped.items() if name not in buffers}
-    return PointPosterior(mean, buffers={name: mapped[name] for name in buffers}, prior=prior)
-
-
-def _mapped_samples(
-    samples: SamplesPosterior,
-    foldings: Sequence[Folding],
-    functions: Sequence[Callable[[str, Mapping[str, Tensor]], Tensor]],
-) -> SamplesPosterior:
-    networks = [
-        mapped_tensors(_network(samples.member(k)), folding, function)
-        for k, (folding, function) in enumerate(zip(foldings, functions, strict=True))
-    ]
-    stacked = {name: torch.stack([network[name] for network in networks]) for name in networks[0]}
-    buffers, shared = samples.sample_buffers, samples.shared_buffers
-    # A tensor that all samples share can differ between them afterwards.
-    is_shared = {name: bool((tensor == tensor[:1]).all()) for name, tensor in stacked.items()}
-    fixed = [name for name in samples.fixed if is_shared[name]]
-    still_shared = [name for name in shared if is_shared[name]]
-    own_buffers = [name for name in (*buffers, *shared) if name not in still_shared]
-    return SamplesPosterior(
-        {name: tensor for name, tensor in stacked.items() if name not in {*buffers, *shared, *fixed}},
-        weights=samples.weights,
-        chains=samples.chains,
-        sample_buffers={name: stacked[name] for name in own_buffers},
-        buffers={name: networks[0][name] for name in still_shared},
-        fixed={name: networks[0][name] for name in fixed},
-        prior=samples.prior if not any(folding.changed for folding in foldings) else None,
-    )
 
 
 def mapped_tensors(

@@ -105,7 +105,9 @@ class FoldingReport:
             f"folded {part}: {shorten([*names])}" if names else f"folded {part}: none" for part, names in folded.items()
         ]
         lines += [f"  kept {name}: {reason}" for name, reason in self.kept.items()]
-        admits = "all scales are one" if self.is_complete else "NOT all scales are one, so rotations are not admitted"
+        admits = "all scales are one" if self.scales else "no scale was found whose folding admits more symmetries"
+        if not self.is_complete:
+            admits = "NOT all scales are one, so rotations are not admitted"
         return "\n".join([*lines, admits, *([] if self.difference is None else [str(self.difference)])])
 
 
