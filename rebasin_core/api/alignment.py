@@ -137,10 +137,9 @@ def align(  # ruff: ignore[too-many-arguments] - all but three have defaults
     target = as_posterior(reference, model=task.model)
     strategy = _modulo(as_matcher(matcher), symmetry)
     pair = _folded(symmetries, target, posterior, strategy)
-    at_start = target if pair is None else pair.reference.posterior
-    at_end = posterior if pair is None else pair.candidate.posterior
-    result = match(at_start, at_end, symmetries, strategy, task=held, generator=generator)
-    aligned = None if pair is None else pair.restored(result.apply(at_end))
+    folded = (target, posterior) if pair is None else (pair.reference.posterior, pair.candidate.posterior)
+    result = match(*folded, symmetries, strategy, task=held, generator=generator)
+    aligned = None if pair is None else pair.restored(result.apply(folded[1]))
     kept, effect = select_alignment(result, target, posterior, held, keep, aligned=aligned)
     if aligned is None or kept is not result:  # the candidate, permuted or unchanged
         return AlignResult(kept.apply(posterior), kept, symmetries, result, effect)

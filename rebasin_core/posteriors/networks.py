@@ -41,7 +41,7 @@ def with_networks(posterior: Posterior, networks: Sequence[Mapping[str, Tensor]]
 
     Args:
         posterior: A posterior for which `networks_of` returns networks.
-        networks: As many networks, with its tensors and possibly further parameters.
+        networks: The same number of networks, with its tensors and possibly further parameters.
 
     Returns:
         The posterior with the same weights, without a prior. Tensors that all samples shared are shared if they are
@@ -53,7 +53,7 @@ def with_networks(posterior: Posterior, networks: Sequence[Mapping[str, Tensor]]
     own = networks_of(posterior)
     if own is None or len(own) != len(networks):
         count = "a posterior with a density" if own is None else f"{len(own)} networks"
-        message = f"expected as many networks as before, got {len(networks)} for {count}"
+        message = f"expected the number of networks before, got {len(networks)} for {count}"
         raise InvalidInputError(message)
     buffers = posterior.buffers
     if isinstance(posterior, SamplesPosterior):

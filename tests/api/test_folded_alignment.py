@@ -22,7 +22,7 @@ GIVEN, OTHER = example("vision"), example("vision", seed=1)
 INPUTS = torch.randn(32, 1, 8, 8, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
 TASK = rc.Task(GIVEN.model, [(INPUTS, outputs(GIVEN.model, GIVEN.tensors, INPUTS).argmax(-1))])
 FULL = WeightMatcher(symmetry="full")
-# PyTorch warns that attention of several sampled networks at once is slow.
+# PyTorch warns that attention of a batch of networks is slow.
 VMAP = pytest.mark.filterwarnings("ignore:There is a performance drop")
 
 

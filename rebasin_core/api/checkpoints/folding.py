@@ -12,7 +12,7 @@ from rebasin_core.analysis.folding.folding import Folding
 from rebasin_core.analysis.folding.plan import FoldingParts, FoldingPlan
 from rebasin_core.analysis.folding.report import FoldingReport
 from rebasin_core.api.checkpoints.alignment import opened
-from rebasin_core.api.checkpoints.models import spec_of
+from rebasin_core.api.checkpoints.models import model_of, spec_of
 from rebasin_core.api.checkpoints.network import CheckpointNetwork
 from rebasin_core.api.checkpoints.output import require_free_output, working_folder, write_output
 from rebasin_core.api.checkpoints.preparation import Prepared, prepared
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from rebasin_core.checkpoints.function_check import FunctionDifference
     from rebasin_core.checkpoints.model_source import ModelSource, SourcedModel
     from rebasin_core.specs.base import PermutationSpec
+    from rebasin_core.symmetry.layout import Layout
 
 _LENIENT = NamePolicy()
 _FOLDING = "folding"
@@ -185,18 +186,21 @@ def unfold_checkpoint(  # ruff: ignore[too-many-arguments] - all but three have 
     checkpoint: Checkpoint | Path | str,
     output: Path | str,
     *,
+    model: ModelSource | Mapping[str, Any] | str | None = None,
     names: NamePolicy = _LENIENT,
     force: bool = False,
     dtype: torch.dtype | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     work: Path | None = None,
 ) -> tuple[Path, ...]:
-    """Reverse a folding, tensor by tensor; no model is needed.
+    """Reverse a folding, tensor by tensor.
 
     Args:
         folding: The map, or its file next to a folded checkpoint.
         checkpoint: The folded checkpoint, or one that was aligned or merged with it.
         output: A file with the suffix ``.safetensors``, or a folder.
+        model: Source of the model, which is needed only if files store its tensors under other names or in parts. If
+            None, the registered source that recognizes the configuration in the folder, if there is one.
         names: Rules for names in the file that differ from those of the model.
         force: Whether to replace an existing output.
         dtype: Dtype of floating-point tensors; that of the checkpoint if None.
@@ -216,8 +220,8 @@ def unfold_checkpoint(  # ruff: ignore[too-many-arguments] - all but three have 
     source, target = opened(checkpoint), Path(output)
     read: list[Checkpoint | Path] = [source] if isinstance(folding, Folding) else [source, Path(folding)]
     require_free_output(target, read, force=force, labels=())
-    form = StoredForm({name: layout.shape(name) for name in layout.axes})
-    network = CheckpointNetwork.of(source, layout.names, form, names)
+    expected, form = _names_and_form(source, layout, model)
+    network = CheckpointNetwork.of(source, expected, form, names)
     layout.check(network.tensors, str(source.path), complete=False)
     given.require_folded(network.tensors)
 
@@ -237,6 +241,21 @@ def unfold_checkpoint(  # ruff: ignore[too-many-arguments] - all but three have 
             max_shard_bytes=max_shard_bytes,
             kind=_FOLDING,
         )
+
+
+def _names_and_form(
+    source: Checkpoint, layout: Layout, model: ModelSource | Mapping[str, Any] | str | None
+) -> tuple[TensorNames, StoredForm]:
+    """Return the names of the tensors of a network, and how files store them."""
+    if model is not None or source.config is not None:
+        try:
+            sourced = model_of(source, model)
+        except InvalidInputError:
+            if model is not None:
+                raise
+        else:
+            return TensorNames.of_module(sourced.module), sourced.form
+    return layout.names, StoredForm({name: layout.shape(name) for name in layout.axes})
 
 
 def _untied(problem: Prepared, names: NamePolicy, freeze: Sequence[str]) -> Prepared:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-_OF_MODEL = {"model": "--model", "inputs": "--input", "named": "--kwarg", "spec": "--spec", "freeze": "--freeze"}
+_NOT_WITH_UNDO = ("spec", "freeze", "untie", "shifts", "center")
 
 
 @click.command()
@@ -34,9 +34,7 @@ _OF_MODEL = {"model": "--model", "inputs": "--input", "named": "--kwarg", "spec"
     is_flag=True,
     help="First make tied weights separate tensors; in folders, set tie_word_embeddings to false.",
 )
-@click.option(
-    "--undo", type=PATH, help="Reverse the folding in this file, which is next to a folded output; no model is needed."
-)
+@click.option("--undo", type=PATH, help="Reverse the folding in this file, which is next to a folded output.")
 @click.option(
     "--check/--no-check",
     default=True,
@@ -61,8 +59,8 @@ def fold(checkpoint: Path, undo: Path | None, **given: Any) -> None:  # ruff: ig
         "max_shard_bytes": size_of(given["max_shard"], "--max-shard"),
     }
     if undo is not None:
-        _require_no_model(given)
-        files = unfold_checkpoint(undo, source, given["output"], names=names, **output)
+        _require_undo_only(given)
+        files = unfold_checkpoint(undo, source, given["output"], model=model_option(given), names=names, **output)
         _print({}, "", files, given)
         return
     found = fold_checkpoint(
@@ -76,10 +74,11 @@ def fold(checkpoint: Path, undo: Path | None, **given: Any) -> None:  # ruff: ig
     _print(found.report.as_json(), f"{found.report}{rounded}", files, given)
 
 
-def _require_no_model(given: Mapping[str, Any]) -> None:
-    unused = [option for name, option in _OF_MODEL.items() if given[name]] + (["--untie"] if given["untie"] else [])
+def _require_undo_only(given: Mapping[str, Any]) -> None:
+    """Raise if options for folding are given together with --undo."""
+    unused = [name for name in _NOT_WITH_UNDO if given[name]]
     if unused:
-        message = f"{unused[0]} cannot be given with --undo, which needs no model"
+        message = f"--{unused[0]} cannot be given with --undo, which reverses all parts of a folding"
         raise ConfigError(message)
 
 

@@ -70,7 +70,7 @@ def test_the_report_contains_the_option_to_untie(folder: Path, called: Called) -
         (("a.safetensors", "-o", "b.safetensors"), "package.module:name"),
         (("a.safetensors", *MODEL, "-o", "a.safetensors", "--force"), "is also an input"),
         (("a.safetensors", *MODEL, "-o", "b.pt"), "outputs are safetensors files"),
-        (("a.safetensors", *MODEL, "--undo", "x.safetensors", "-o", "b.safetensors"), "--model cannot be given"),
+        (("a.safetensors", "--shifts", "--undo", "x.safetensors", "-o", "b.safetensors"), "--shifts cannot be given"),
         (("a.safetensors", "--undo", "t.safetensors", "-o", "b.safetensors"), "t.safetensors"),
         (("a.safetensors", "--undo", "none.safetensors", "-o", "b.safetensors"), "none.safetensors"),
         (("t.safetensors", *MODEL, "-o", "b.safetensors"), "head.weight"),
