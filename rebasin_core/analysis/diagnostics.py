@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rebasin_core.posteriors.samples import SamplesPosterior
-    from rebasin_core.symmetry.permutation import Permutation
+    from rebasin_core.symmetry.permutation import GroupElement
 
 
 @final
@@ -135,11 +135,11 @@ def _shape_of(samples: SamplesPosterior) -> tuple[int, int]:
     return len(counts), counts[0]
 
 
-def count_transpositions(permutation: Permutation) -> int:
+def count_transpositions(element: GroupElement) -> int:
     """Return the minimal number of transpositions whose composition is a permutation.
 
     Args:
-        permutation: A permutation.
+        element: A permutation, or another group element, whose permutation is counted.
 
     Returns:
         The number of units minus the number of cycles, summed over groups (for nested groups over all outer units).
@@ -151,7 +151,7 @@ def count_transpositions(permutation: Permutation) -> int:
         0
     """
     total = 0
-    for index in permutation.indices.values():
+    for index in element.permutation.indices.values():
         for row in index.reshape(-1, index.shape[-1]).tolist():
             seen = [False] * len(row)
             for start in range(len(row)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
 from rebasin_core.bilinear.pieces import pieces
@@ -11,6 +11,7 @@ from rebasin_core.bilinear.products import total_product
 from rebasin_core.bilinear.terms import terms_of
 from rebasin_core.symmetry.action import act_on_cell
 from rebasin_core.symmetry.cell import atom_rows
+from rebasin_core.symmetry.symmetry_element import SymmetryElement
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from rebasin_core.bilinear.terms import Term
     from rebasin_core.symmetry.layout import Layout
-    from rebasin_core.symmetry.permutation import Permutation
+    from rebasin_core.symmetry.permutation import GroupElement
 
 
 @final
@@ -30,10 +31,11 @@ class Distance:
 
     Attributes:
         reference: $\lVert a \rVert^2$.
-        candidate: $\lVert b \rVert^2$; alignment does not change it.
+        candidate: $\lVert b \rVert^2$.
         before: $\lVert a - b \rVert^2$.
         after: $\lVert a - g\,b \rVert^2$.
         size: Number of entries.
+        aligned_candidate: $\lVert g\,b \rVert^2$; that of ``candidate`` if None, as for permutations.
     """
 
     reference: float = 0.0
@@ -41,6 +43,7 @@ class Distance:
     before: float = 0.0
     after: float = 0.0
     size: int = 0
+    aligned_candidate: float | None = None
 
     def __add__(self, other: Distance) -> Distance:
         """Return the distance in the tensors of both."""
@@ -50,7 +53,12 @@ class Distance:
             self.before + other.before,
             self.after + other.after,
             self.size + other.size,
+            self._norm_after + other._norm_after,
         )
+
+    @property
+    def _norm_after(self) -> float:
+        return self.candidate if self.aligned_candidate is None else self.aligned_candidate
 
     @property
     def unaligned(self) -> float:
@@ -60,37 +68,37 @@ class Distance:
 
         0 for equal networks, and $\sqrt{2}$ for orthogonal ones; NaN if both are zero.
         """
-        return self._relative(self.before)
+        return self._relative(self.before, self.candidate)
 
     @property
     def aligned(self) -> float:
         """Relative distance after alignment."""
-        return self._relative(self.after)
+        return self._relative(self.after, self._norm_after)
 
     @property
     def cosine_before(self) -> float:
         r"""Cosine similarity $\langle a, b \rangle / (\lVert a \rVert \lVert b \rVert)$ before alignment."""
-        return self._cosine(self.before)
+        return self._cosine(self.before, self.candidate)
 
     @property
     def cosine_after(self) -> float:
         """Cosine similarity after alignment."""
-        return self._cosine(self.after)
+        return self._cosine(self.after, self._norm_after)
 
     @property
     def explained(self) -> float:
         r"""Removed share of the squared distance: $1 - \lVert a - gb \rVert^2 / \lVert a - b \rVert^2$."""
         return 1 - self.after / self.before if self.before > 0 else 0.0
 
-    def _relative(self, squared: float) -> float:
-        scale = (self.reference + self.candidate) / 2
+    def _relative(self, squared: float, candidate: float) -> float:
+        scale = (self.reference + candidate) / 2
         return math.sqrt(squared / scale) if scale > 0 else math.nan
 
-    def _cosine(self, squared: float) -> float:
-        scale = math.sqrt(self.reference) * math.sqrt(self.candidate)
+    def _cosine(self, squared: float, candidate: float) -> float:
+        scale = math.sqrt(self.reference) * math.sqrt(candidate)
         if scale <= 0:
             return math.nan
-        return min(1.0, max(-1.0, (self.reference + self.candidate - squared) / (2 * scale)))
+        return min(1.0, max(-1.0, (self.reference + candidate - squared) / (2 * scale)))
 
 
 @final
@@ -156,12 +164,12 @@ def network_distances(
     layout: Layout,
     reference: Mapping[str, Tensor],
     candidate: Mapping[str, Tensor],
-    permutation: Permutation | None = None,
+    element: GroupElement | None = None,
     *,
     device: torch.device | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> NetworkDistances:
-    """Return the distances between two networks before and after a permutation of the candidate.
+    """Return the distances between two networks before and after a permutation or other group element.
 
     Tensors are read one at a time, large ones in slices; the permuted candidate is not constructed.
 
@@ -169,19 +177,27 @@ def network_distances(
         layout: The groups, and the axes of all tensors.
         reference: Tensors of the reference by name: parameters, and buffers if wanted.
         candidate: Tensors of the candidate; names that only one network has are ignored.
-        permutation: The permutation of the candidate; the identity if None.
+        element: The group element that is applied to the candidate; the identity if None.
         device: Device of the products, to which slices of the tensors are copied; that of the tensors if None.
         progress: Called with the name of each tensor when it is done.
 
     Returns:
         The distances. Products are summed in the precision of the tensors, at least single, and totals in float64.
     """
-    indices = {} if permutation is None else {name: i.to(device=device) for name, i in permutation.indices.items()}
+    permuted = {} if element is None else element.permutation.indices
+    indices = {name: index.to(device=device) for name, index in permuted.items()}
+    maps = element.linear_maps if isinstance(element, SymmetryElement) else None
     found: dict[str, Distance] = {}
     for name, tensor in reference.items():
         if name in candidate and name in layout.axes and _is_number(tensor) and _is_number(candidate[name]):
-            terms = terms_of(layout.axes[name], tensor.unsqueeze(0), candidate[name].unsqueeze(0), device=device)
+            own = candidate[name]
+            terms = terms_of(layout.axes[name], tensor.unsqueeze(0), own.unsqueeze(0), device=device)
             found[name] = _distance(layout, indices, terms, tensor.numel())
+            if maps is not None and maps.acting_on(name):
+                mapped = maps.act(name, own.to(device=device)).unsqueeze(0)
+                terms = terms_of(layout.axes[name], tensor.unsqueeze(0), mapped, device=device)
+                after = _distance(layout, indices, terms, tensor.numel())
+                found[name] = replace(found[name], after=after.after, aligned_candidate=after.candidate)
             if progress is not None:
                 progress(name)
     acting = {name: {atom.group for row in atom_rows(layout.axes[name]) for atom in row} for name in found}

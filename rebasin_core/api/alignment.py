@@ -147,7 +147,7 @@ def select_alignment(
     if keep not in get_args(Keep):
         message = f"expected `keep` among {get_args(Keep)}, got {keep!r}"
         raise InvalidInputError(message)
-    effect = effect_of(result.permutation, reference, candidate, task)
+    effect = effect_of(result.group_element, reference, candidate, task)
     if effect is None or not effect.harmed:
         return result, effect
     is_identity_kept = keep == "best" and effect.is_meaningful

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rebasin_core.matchers.base import Matcher
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.specs.base import PermutationSpec
-    from rebasin_core.symmetry.permutation import Permutation
+    from rebasin_core.symmetry.permutation import GroupElement
 
 ManyStart: TypeAlias = Literal["identity", "first", "best"]
 """Initial permutations of a joint alignment."""
@@ -36,17 +36,18 @@ class ManyMatch:
     r"""Jointly aligned networks or posteriors, permuted to a shared ordering of their units (the *universe* of C2M3).
 
     Attributes:
-        permutations: $P_k$, the permutation of network $k$ to the shared ordering.
+        permutations: $P_k$, the permutation of network $k$ to the shared ordering. With a matcher that also finds
+            linear maps, it is a `SymmetryElement`.
         posteriors: The permuted posteriors.
         trace: Mean squared distance to the barycenter (over means and standard deviations), before the alignment, after
             matching with the first network if this is the start, and after each round; no round increases it.
     """
 
-    permutations: tuple[Permutation, ...]
+    permutations: tuple[GroupElement, ...]
     posteriors: tuple[Posterior, ...]
     trace: tuple[float, ...]
 
-    def between(self, source: int, target: int) -> Permutation:
+    def between(self, source: int, target: int) -> GroupElement:
         r"""Return the permutation that aligns network `source` with network `target`, $P_{target}^{-1} P_{source}$.
 
         These permutations are cycle-consistent: along any cycle of networks they compose to the identity.
@@ -56,7 +57,7 @@ class ManyMatch:
             target: Index of the network to align to.
 
         Returns:
-            The permutation.
+            The permutation, or another group element.
         """
         return self.permutations[source].compose(self.permutations[target].inverse())
 
@@ -142,12 +143,12 @@ def match_many(  # ruff: ignore[too-many-arguments] - the problem's parts, keywo
     generator = generator or torch.Generator().manual_seed(0)
     held = None if task is None else task.held()
 
-    def permutation(reference: Posterior, candidate: Posterior) -> Permutation:
-        return strategy.match(reference, candidate, spec, task=held, generator=generator).permutation.to("cpu")
+    def element(reference: Posterior, candidate: Posterior) -> GroupElement:
+        return strategy.match(reference, candidate, spec, task=held, generator=generator).group_element.to("cpu")
 
     found: list[ManyMatch] = []
     for name in ("identity", "first") if start == "best" else (start,):
-        joint = _JointAlignment(given, weights.tolist(), spec, permutation)
+        joint = _JointAlignment(given, weights.tolist(), spec, element)
         if name == "first":
             joint.match_with_first()
         for _ in tqdm(range(max_rounds), desc="match many", leave=False, disable=not progress):
@@ -181,12 +182,12 @@ class _JointAlignment:
         given: Sequence[Posterior],
         weights: Sequence[float],
         spec: PermutationSpec,
-        match: Callable[[Posterior, Posterior], Permutation],
+        match: Callable[[Posterior, Posterior], GroupElement],
     ) -> None:
         self._given = given
         self._weights = weights
         self._match = match
-        self.permutations = [spec.identity()] * len(given)
+        self.permutations: list[GroupElement] = [spec.identity()] * len(given)
         self.permuted = list(given)
         self.trace = [mean_squared_distance(given, weights)]
 
@@ -213,7 +214,7 @@ class _JointAlignment:
             return None
         return barycenter_or_moments([self.permuted[k] for k in others], weights)[0]
 
-    def _update_if_closer(self, index: int, step: Permutation, center: Posterior) -> None:
+    def _update_if_closer(self, index: int, step: GroupElement, center: Posterior) -> None:
         """Permute a network if that decreases its distance to the barycenter of the others."""
         permutation = self.permutations[index].compose(step)
         candidate = permutation.apply(self._given[index])

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from rebasin_core.posteriors.averaging import Weights
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.specs.base import PermutationSpec
-    from rebasin_core.symmetry.permutation import Permutation
+    from rebasin_core.symmetry.permutation import GroupElement
 
 RepairName: TypeAlias = Literal["reset", "repair"]
 
@@ -54,7 +54,8 @@ class Merged:
 
     Attributes:
         posterior: The merged network or posterior.
-        permutations: Permutation that was applied to each member; the identity for the reference.
+        permutations: Permutation that was applied to each member; the identity for the reference. With a matcher that
+            also finds linear maps, it is a `SymmetryElement`.
         members: Indices of the merged networks in the input, in the order in which they were added.
         is_barycenter: Whether `posterior` is the 2-Wasserstein barycenter. It is false for methods other than ``mean``,
             and if no barycenter is registered for these classes of posteriors; then it is their `moment_barycenter`.
@@ -63,7 +64,7 @@ class Merged:
     """
 
     posterior: Posterior
-    permutations: tuple[Permutation, ...]
+    permutations: tuple[GroupElement, ...]
     members: tuple[int, ...]
     is_barycenter: bool = True
     effects: tuple[AlignmentEffect | None, ...] = ()
@@ -178,7 +179,7 @@ class _Aligned:
     """A network with the permutation that was applied to it, and the effect of the alignment if it was estimated."""
 
     posterior: Posterior
-    permutation: Permutation
+    permutation: GroupElement
     effect: AlignmentEffect | None = None
 
 
@@ -208,7 +209,7 @@ def _selected(
     effect = None
     if task is not None:
         found, effect = select_alignment(found, reference, posterior, task, keep)
-    return _Aligned(found.apply(posterior), found.permutation, effect)
+    return _Aligned(found.apply(posterior), found.group_element, effect)
 
 
 def _merged_points(

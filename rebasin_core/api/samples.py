@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rebasin_core.matchers.base import Matcher
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.specs.base import PermutationSpec
-    from rebasin_core.symmetry.permutation import Permutation
+    from rebasin_core.symmetry.permutation import GroupElement
 
 SamplesLike: TypeAlias = AbstractMixture | Sequence[PosteriorLike]
 """Samples, a mixture, or a sequence of networks or posteriors."""
@@ -40,14 +40,14 @@ class AlignedSamples:
         samples: The permuted samples, with an unchanged predictive distribution: a `SamplesPosterior` if all are single
             networks, a mixture otherwise.
         permutations: $P_k$, the permutation of sample $k$. The pairwise permutations $P_b^{-1} P_a$ are
-            cycle-consistent.
+            cycle-consistent. With a matcher that also finds linear maps, they are `SymmetryElement` values.
         mean_squared_distances: Mean squared distance to the barycenter before alignment and after each round (after
             the alignment, with a ``reference``): of the parameters for single networks, of means and standard
             deviations for posteriors.
     """
 
     samples: AbstractMixture
-    permutations: tuple[Permutation, ...]
+    permutations: tuple[GroupElement, ...]
     mean_squared_distances: tuple[float, ...]
 
 
@@ -127,13 +127,13 @@ def align_samples(  # ruff: ignore[too-many-arguments] - the problem's parts, ke
             generator=generator,
             progress=progress,
         )
-        return AlignedSamples(given.permute_each(found.permutations), found.permutations, found.trace)
+        return AlignedSamples(given.transform_each(found.permutations), found.permutations, found.trace)
     strategy = as_matcher(matcher)
     permutations = tuple(
-        strategy.match(components[reference], q, spec, task=task, generator=generator).permutation.to("cpu")
+        strategy.match(components[reference], q, spec, task=task, generator=generator).group_element.to("cpu")
         for q in tqdm(components, desc="align samples", leave=False, disable=not progress)
     )
-    aligned = given.permute_each(permutations)
+    aligned = given.transform_each(permutations)
     return AlignedSamples(aligned, permutations, (_mean_squared_distance(given), _mean_squared_distance(aligned)))
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from rebasin_core.evaluation.loss import LossEstimate
     from rebasin_core.posteriors.base import Posterior
-    from rebasin_core.symmetry.permutation import Permutation
+    from rebasin_core.symmetry.permutation import GroupElement
 
 Keep: TypeAlias = Literal["best", "aligned"]
 """Which permutation to return if there are data: ``"best"`` of the result and the identity, or always the result."""
@@ -97,7 +97,7 @@ class AlignmentEffect:
 
 @final
 class MidpointEvaluator:
-    """Estimator of the loss at the midpoint between a reference and a candidate, for any permutation of the candidate.
+    """Estimator of the loss at the midpoint of a reference and a candidate, for any permutation or other group element.
 
     Args:
         reference: The posterior at t = 0.
@@ -125,30 +125,30 @@ class MidpointEvaluator:
         self._midpoint = Evaluator(own, reference, num_samples=num_samples, adjust=reset) if statistics else self._plain
         self._task = own
 
-    def estimate(self, permutation: Permutation | None = None) -> LossEstimate:
+    def estimate(self, element: GroupElement | None = None) -> LossEstimate:
         """Return the loss at the midpoint.
 
         Args:
-            permutation: Permutation to apply to the candidate; None for the identity.
+            element: Permutation or other group element to apply to the candidate; None for the identity.
 
         Returns:
             The estimate; all estimates use the same noise.
         """
-        permuted = self._candidate if permutation is None else permutation.apply(self._candidate)
-        midpoint, _ = barycenter_or_moments([self._reference, permuted])
+        aligned = self._candidate if element is None else element.apply(self._candidate)
+        midpoint, _ = barycenter_or_moments([self._reference, aligned])
         return self._midpoint.loss(midpoint, where="the midpoint")
 
-    def effect(self, permutation: Permutation) -> AlignmentEffect:
-        """Return the effect of a permutation on the loss at the midpoint.
+    def effect(self, element: GroupElement) -> AlignmentEffect:
+        """Return the effect of a group element on the loss at the midpoint.
 
         Args:
-            permutation: Permutation to apply to the candidate.
+            element: Permutation or other group element to apply to the candidate.
 
         Returns:
             The losses and scores before and after.
         """
         before = self.estimate()
-        after = before if permutation.is_identity else self.estimate(permutation)
+        after = before if element.is_identity else self.estimate(element)
         endpoints = [
             self._plain.loss(q, where=w)
             for q, w in ((self._reference, "the reference"), (self._candidate, "the candidate"))
@@ -167,13 +167,11 @@ class MidpointEvaluator:
         )
 
 
-def effect_of(
-    permutation: Permutation, reference: Posterior, candidate: Posterior, task: Task
-) -> AlignmentEffect | None:
-    """Return the effect of a permutation on the loss at the midpoint, if the data allow it to be estimated.
+def effect_of(element: GroupElement, reference: Posterior, candidate: Posterior, task: Task) -> AlignmentEffect | None:
+    """Return the effect of a group element on the loss at the midpoint, if the data allow it to be estimated.
 
     Args:
-        permutation: Permutation to apply to the candidate.
+        element: Permutation or other group element to apply to the candidate.
         reference: The posterior at t = 0.
         candidate: The posterior at t = 1, not permuted.
         task: The model, the likelihood, and data that can be iterated repeatedly.
@@ -183,6 +181,6 @@ def effect_of(
         targets are placeholders), or a loss is not finite.
     """
     try:
-        return MidpointEvaluator(reference, candidate, task).effect(permutation)
+        return MidpointEvaluator(reference, candidate, task).effect(element)
     except InvalidInputError:
         return None

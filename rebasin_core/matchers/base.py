@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.specs.base import PermutationSpec
     from rebasin_core.symmetry.layout import Layout
+    from rebasin_core.symmetry.permutation import GroupElement
     from rebasin_core.symmetry.symmetry_element import SymmetryElement
 
     T = TypeVar("T")
@@ -150,6 +151,11 @@ class MatchResult:
         return None if self.upper_bound is None else max(0.0, self.upper_bound - self.objective)
 
     @property
+    def group_element(self) -> GroupElement:
+        """The group element that `apply` applies: ``element`` if there is one, else the permutation."""
+        return self.permutation if self.element is None else self.element
+
+    @property
     def moved(self) -> Mapping[str, int]:
         """Number of permuted units (those that are not fixed points) of each group."""
         return self.permutation.moved
@@ -189,7 +195,7 @@ class MatchResult:
         Raises:
             InvalidInputError: If the candidate does not fit the specification.
         """
-        return (self.element or self.permutation).apply(candidate)
+        return self.group_element.apply(candidate)
 
 
 class Matcher(Strategy):

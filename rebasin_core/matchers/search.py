@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, final
 
 from rebasin_core.matchers.base import MatchOutcome, MatchResult
 from rebasin_core.symmetry.permutation import Permutation
+from rebasin_core.symmetry.symmetry_element import SymmetryElement
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
 
     from rebasin_core.matchers.base import MatchProblem
+    from rebasin_core.symmetry.permutation import GroupElement
 
 
 @final
@@ -57,29 +59,34 @@ def interruptible(problem: MatchProblem) -> Generator[Interruption]:
 
 @final
 class BestSoFar:
-    """The best permutation seen during a search; at first the identity, or the initial permutation if that is better.
+    """The best group element seen during a search; at first the identity, or the initial permutation if that is better.
 
     Args:
         problem: The matching problem.
         value: The objective, which is maximized.
     """
 
-    def __init__(self, problem: MatchProblem, value: Callable[[Permutation], float]) -> None:
+    def __init__(self, problem: MatchProblem, value: Callable[[GroupElement], float]) -> None:
         self._value = value
-        self.permutation = Permutation.identity(problem.layout)
-        self.trace = [value(self.permutation)]
+        self.element: GroupElement = Permutation.identity(problem.layout)
+        self.trace = [value(self.element)]
         if problem.initial is not None:
             self.update(problem.initial)
 
-    def update(self, permutation: Permutation) -> None:
-        """Keep a permutation if its objective is larger than all before, and extend the trace.
+    @property
+    def permutation(self) -> Permutation:
+        """The permutation of the best element."""
+        return self.element.permutation
+
+    def update(self, element: GroupElement) -> None:
+        """Keep a group element if its objective is larger than all before, and extend the trace.
 
         Args:
-            permutation: The permutation.
+            element: A permutation or another group element.
         """
-        value = self._value(permutation)
+        value = self._value(element)
         if value > self.trace[-1]:
-            self.permutation = permutation
+            self.element = element
         self.trace.append(max(value, self.trace[-1]))
 
     def result(self, outcome: MatchOutcome, seconds: Mapping[str, float]) -> MatchResult:
@@ -94,6 +101,7 @@ class BestSoFar:
         """
         return MatchResult(
             permutation=self.permutation,
+            element=self.element if isinstance(self.element, SymmetryElement) else None,
             objective=self.trace[-1],
             identity_objective=self.trace[0],
             outcome=outcome,

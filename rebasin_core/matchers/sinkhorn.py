@@ -93,7 +93,7 @@ class SinkhornMatcher(Matcher):
         start = perf_counter()
         soft = _Soft(problem, self.temperature, self.iterations)
         objective = _Distance(problem) if self.loss == "weights" else _Between(problem, self.likelihood, self.loss)
-        best = BestSoFar(problem, objective.hard)
+        best = BestSoFar(problem, lambda element: objective.hard(element.permutation))
         initial = problem.initial or Permutation.identity(problem.layout)
         optimizer = torch.optim.Adam(list(soft.logits.values()) or [torch.zeros(1)], lr=self.learning_rate)
         with interruptible(problem) as interruption:

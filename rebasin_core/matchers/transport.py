@@ -169,7 +169,7 @@ class TransportMatcher(Matcher):
         coupling, _ = self._coupled(problem, problem.layout, problem.model, None)
         nearest = nearest_permutations(families, coupling.plans, coupling.costs)
         indices = {**Permutation.identity(problem.layout).indices, **{n: index.cpu() for n, index in nearest.items()}}
-        best = BestSoFar(problem, lambda permutation: -self._distance(problem, families, coupling.costs, permutation))
+        best = BestSoFar(problem, lambda e: -self._distance(problem, families, coupling.costs, e.permutation))
         best.update(Permutation(problem.layout, indices))
         return best.result(MatchOutcome.CONVERGED, {"total": perf_counter() - start})
 

@@ -28,6 +28,7 @@ from rebasin_core.symmetry.permutation import Permutation
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from rebasin_core.symmetry.permutation import GroupElement
 
 Selection: TypeAlias = Literal["distance", "loss"]
 
@@ -104,7 +105,8 @@ class ChainMatcher(Matcher):
     name: Literal["chain"] = "chain"
 
     matchers: Annotated[tuple[Matcher, ...], MinLen(1)] = (ActivationMatcher(), WassersteinMatcher())
-    """Matchers in the order in which they run; at least one."""
+    """Matchers in the order in which they run; at least one. Each starts from the permutation of the one before; linear
+    maps are not passed on."""
 
     @override
     def _match(self, problem: MatchProblem) -> MatchResult:
@@ -132,7 +134,7 @@ class ChainMatcher(Matcher):
             return last
         task = Task(problem.model, problem.data, problem.likelihood or CategoricalLikelihood())
         tried = [*stages, last.at_identity(problem.layout)]
-        effects = [effect_of(r.permutation, problem.reference, problem.candidate, task) for r in tried]
+        effects = [effect_of(r.group_element, problem.reference, problem.candidate, task) for r in tried]
         found = [effect for effect in effects if effect is not None]
         if len(found) < len(tried) or not found[0].is_meaningful:
             return last
@@ -141,7 +143,8 @@ class ChainMatcher(Matcher):
         if losses[len(stages) - 1] <= lowest:
             return last
         best = losses.index(lowest)
-        name = "the identity" if best == len(stages) else f"the permutation of `{self.matchers[best].name}`"
+        found_by = f"the {'permutation' if tried[best].element is None else 'group element'} of"
+        name = "the identity" if best == len(stages) else f"{found_by} `{self.matchers[best].name}`"
         message = (
             f"the last matcher of the chain ({last.outcome.value}) does not have the lowest loss at the midpoint: "
             f"unaligned {found[0].unaligned:.4f}, after each matcher {', '.join(f'{x:.4f}' for x in losses[:-1])}; "
@@ -202,20 +205,20 @@ class PortfolioMatcher(Matcher):
                     break
                 found = matcher.solve(problem)
                 seconds[f"{number} {type(matcher).__name__}"] = found.seconds.get("total", 0.0)
-                best.update(found.permutation)
+                best.update(found.group_element)
                 if found.outcome is MatchOutcome.INTERRUPTED:
                     outcome = found.outcome
                     break
         return best.result(interruption.outcome(outcome), {"total": perf_counter() - start, **seconds})
 
-    def _loss(self, problem: MatchProblem) -> Callable[[Permutation], float]:
+    def _loss(self, problem: MatchProblem) -> Callable[[GroupElement], float]:
         if problem.model is None or problem.data is None:
             message = "selecting by `loss` runs the network on data; pass `task`, or select by `distance`"
             raise InvalidInputError(message)
         task = Task(problem.model, problem.data, self.likelihood)
         midpoint = MidpointEvaluator(problem.reference, problem.candidate, task, num_samples=_SAMPLES)
-        return lambda permutation: -midpoint.estimate(permutation).loss
+        return lambda element: -midpoint.estimate(element).loss
 
 
-def _negative_distance(problem: MatchProblem) -> Callable[[Permutation], float]:
-    return lambda permutation: -squared_moment_distance(problem.reference, permutation.apply(problem.candidate))
+def _negative_distance(problem: MatchProblem) -> Callable[[GroupElement], float]:
+    return lambda element: -squared_moment_distance(problem.reference, element.apply(problem.candidate))

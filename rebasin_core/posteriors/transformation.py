@@ -74,7 +74,11 @@ def require_ones(
     for linear in element.linear_maps.acting():
         for name in linear.ones:
             if name in stddev and bool(stddev[name].any()):
-                raise_not_closed(kind, linear, f"`{name}` must be one, but is random; fold it into the next weights")
+                raise_not_closed(
+                    kind,
+                    linear,
+                    f"`{name}` must be one, but is random; fold it into the weights that follow (`rebasin_core.fold`)",
+                )
 
 
 def transformed_scales(

@@ -56,14 +56,16 @@ class LinearSymmetry:
         given: Iterable[tuple[object, object]] = self.degrees.items()
         for slot, degree in given:
             if not isinstance(slot, Slot) or type(degree) is not int:
-                message = f"group {self.group!r}: expected integer degrees by `Slot`, got {slot!r}: {degree!r}"
+                message = (
+                    f"group {shown(self.group)}: expected integer degrees by `Slot`, got {shown(slot)}: {shown(degree)}"
+                )
                 raise SpecError(message)
             if not self.kind.is_factor and degree not in {-1, 0, 1}:
-                message = f"{slot}: expected degree 1 or -1 for maps of kind {self.kind}, got {degree}"
+                message = f"{shown(slot)}: expected degree 1 or -1 for maps of kind {self.kind}, got {degree}"
                 raise SpecError(message)
         degrees = {slot: degree for slot, degree in self.degrees.items() if degree}
         if not degrees:
-            message = f"group {self.group!r}: expected at least one slot with a nonzero degree, got none"
+            message = f"group {shown(self.group)}: expected at least one slot with a nonzero degree, got none"
             raise SpecError(message)
         object.__setattr__(self, "degrees", FrozenMapping(degrees))
         object.__setattr__(self, "ones", tuple(self.ones))
@@ -139,7 +141,7 @@ class Symmetry:
         rotated = {item.group for item in linear if item.kind is Kind.ROTATION}
         for name in self.unpermuted:
             if name not in self.layout.groups:
-                message = f"`unpermuted` names the group {name!r}; {nearest(name, self.layout.groups)}"
+                message = f"`unpermuted` names the group {shown(name)}; {nearest(name, self.layout.groups)}"
                 raise SpecError(message)
         unpermuted = frozenset(self.unpermuted) | rotated
         groups = self.layout.groups.values()
@@ -160,6 +162,27 @@ class Symmetry:
             Those in ``linear`` with this group; empty if it admits permutations only.
         """
         return tuple(item for item in self.linear if item.group == group)
+
+    def union(self, other: Symmetry) -> Symmetry:
+        """Return the symmetry with the linear symmetries of both.
+
+        Args:
+            other: A symmetry with the same groups and axes.
+
+        Returns:
+            This one's linear symmetries, then those that only the other has.
+
+        Raises:
+            SpecError: If the layouts differ, or two families of maps transform one slot and do not commute.
+        """
+        if other.fingerprint == self.fingerprint:
+            return self
+        if other.layout.fingerprint != self.layout.fingerprint or other.unpermuted != self.unpermuted:
+            own, given = self.fingerprint, other.fingerprint
+            message = f"expected symmetries of the same groups, axes and permutations, got {own} and {given}"
+            raise SpecError(message)
+        added = tuple(item for item in other.linear if item not in self.linear)
+        return Symmetry(self.layout, self.linear + added, self.unpermuted)
 
     @cached_property
     def by_tensor(self) -> Mapping[str, tuple[tuple[Slot, int], ...]]:
@@ -254,27 +277,31 @@ def _check_linear(layout: Layout, linear: LinearSymmetry) -> None:
     """Raise if a linear symmetry does not fit the layout."""
     group = layout.groups.get(linear.group)
     if group is None:
-        message = f"a linear symmetry names the group {linear.group!r}; {nearest(linear.group, layout.groups)}"
+        message = f"a linear symmetry names the group {shown(linear.group)}; {nearest(linear.group, layout.groups)}"
         raise SpecError(message)
     for name in (*linear.ones, *(slot.tensor for slot in linear.degrees)):
         if name not in layout.axes:
-            message = f"a symmetry of group {group.name!r} names the tensor `{name}`; {nearest(name, layout.axes)}"
+            message = (
+                f"a symmetry of group {shown(group.name)} names the tensor {shown(name)}; {nearest(name, layout.axes)}"
+            )
             raise SpecError(message)
     for slot in linear.degrees:
         _check_slot(layout, group, slot)
     if linear.kind is Kind.ROTATION and group.size % 2:
-        message = f"group {group.name!r}: expected an even number of units for rotations of pairs, got {group.size}"
+        message = (
+            f"group {shown(group.name)}: expected an even number of units for rotations of pairs, got {group.size}"
+        )
         raise SpecError(message)
     inner = sorted(other.name for other in layout.groups.values() if other.within == group.name)
     if inner and not linear.kind.is_factor:
         message = (
-            f"group {group.name!r} has the inner groups {inner}: expected factors of its units (sign, positive or "
+            f"group {shown(group.name)} has the inner groups {inner}: expected factors of its units (sign, positive or "
             f"nonzero), got kind {linear.kind}"
         )
         raise SpecError(message)
     transformed = sorted({slot.tensor for slot in linear.degrees}.intersection(linear.ones))
     if transformed:
-        message = f"group {group.name!r}: {transformed} must be one and have degrees too; remove one of the two"
+        message = f"group {shown(group.name)}: {transformed} must be one and have degrees too; remove one of the two"
         raise SpecError(message)
 
 
@@ -282,14 +309,16 @@ def _check_slot(layout: Layout, group: Group, slot: Slot) -> None:
     """Raise if the layout has no occurrence of the group at a slot."""
     axes = layout.axes[slot.tensor]
     if not 0 <= slot.dim < len(axes):
-        message = f"`{slot.tensor}` has {len(axes)} dimensions, got a slot of group {group.name!r} at {slot.dim}"
+        message = (
+            f"{shown(slot.tensor)} has {len(axes)} dimensions, got a slot of group {shown(group.name)} at {slot.dim}"
+        )
         raise SpecError(message)
     atoms = list(atoms_of(axes[slot.dim]))
     at = [number for number, atom in enumerate(atoms) if atom.group == group.name]
     if slot.number not in at:
         message = (
-            f"`{slot.tensor}`, dimension {slot.dim}: expected a slot of group {group.name!r} at one of the atoms {at}, "
-            f"got {slot.number}"
+            f"{shown(slot.tensor)}, dimension {slot.dim}: expected a slot of group {shown(group.name)} at one of the "
+            f"atoms {at}, got {slot.number}"
         )
         raise SpecError(message)
 
@@ -301,8 +330,8 @@ def _check_together(linear: Collection[LinearSymmetry]) -> None:
         for other in linear:
             if other is not item and slot in other.degrees:
                 message = (
-                    f"{slot} is transformed by maps of kind {item.kind} and of kind {other.kind}: expected at most one "
-                    "family of maps at a slot, or factors only"
+                    f"{shown(slot)} is transformed by maps of kind {item.kind} and of kind {other.kind}: expected at "
+                    "most one family of maps at a slot, or factors only"
                 )
                 raise SpecError(message)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, final
 
 import torch
 
-from rebasin_core.errors import InvalidInputError
+from rebasin_core.errors import InvalidInputError, SpecError
 from rebasin_core.symmetry.action import act
 from rebasin_core.symmetry.axis import Atom
 from rebasin_core.symmetry.kind import Kind
@@ -97,7 +97,7 @@ class LinearMaps:
                 if name in tensors and not bool(((tensors[name] - 1).abs() <= _ONE).all()):
                     message = (
                         f"`{name}` must be one in all entries for maps of kind {linear.kind} of group "
-                        f"{linear.group!r}; first multiply the weights that follow it by it, and set it to one (fold)"
+                        f"{linear.group!r}; first fold it into the weights that follow (`rebasin_core.fold`)"
                     )
                     raise InvalidInputError(message)
 
@@ -109,19 +109,28 @@ class LinearMaps:
         """Return the maps that apply these first, then others.
 
         Args:
-            then: Maps of the same symmetry.
+            then: Maps of the same symmetry, or of one with other linear symmetries of the same layout.
 
         Returns:
-            The compositions.
+            The compositions, with the linear symmetries of both.
 
         Raises:
-            InvalidInputError: If the symmetries differ.
+            InvalidInputError: If the two have no common symmetry (see `Symmetry.union`).
         """
-        if then.symmetry.fingerprint != self.symmetry.fingerprint:
-            own, other = self.symmetry.fingerprint, then.symmetry.fingerprint
-            message = f"the second element has other linear symmetries ({other}, expected {own})"
-            raise InvalidInputError(message)
-        return LinearMaps(self.symmetry, list(starmap(_composed, zip(self.maps, then.maps, strict=True))))
+        if self.are_trivial or then.are_trivial:
+            return then if self.are_trivial else self
+        try:
+            union = self.symmetry.union(then.symmetry)
+        except SpecError as error:
+            message = f"the elements cannot be composed: {error}"
+            raise InvalidInputError(message) from error
+        pairs = zip(self._within(union), then._within(union), strict=True)
+        return LinearMaps(union, list(starmap(_composed, pairs)))
+
+    def _within(self, union: Symmetry) -> list[UnitMap | None]:
+        """Return the maps of the linear symmetries of a union."""
+        found = dict(zip((union.linear.index(linear) for linear in self.symmetry.linear), self.maps, strict=True))
+        return [found.get(k) for k in range(len(union.linear))]
 
     def conjugated(self, permutation: Permutation) -> LinearMaps:
         """Return the maps $p g p^{-1}$, which act in the order of the units after a permutation.

@@ -273,9 +273,10 @@ class SymmetryElement(GroupElement):
         """Return whether both elements act equally, up to rounding."""
         if not isinstance(other, GroupElement) or self.layout.fingerprint != other.layout.fingerprint:
             return NotImplemented if not isinstance(other, GroupElement) else False
-        if isinstance(other, SymmetryElement) and self.symmetry.fingerprint != other.symmetry.fingerprint:
+        try:
+            return self.compose(other.inverse()).is_identity
+        except InvalidInputError:  # no common symmetry
             return False
-        return self.compose(other.inverse()).is_identity
 
     @override
     def __hash__(self) -> int:

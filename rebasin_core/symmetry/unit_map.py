@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _ROUNDING = {torch.float64: 1e-8, torch.float32: 1e-3}
 # Errors of products in double precision, which need no correction.
 _EXACT = 1e-12
+# Largest matrices whose orthogonality is checked entry by entry, and number of random vectors for others.
+_SMALL, _PROBES = 512, 8
 # Largest condition number of an invertible map: its inverse has at least four correct digits.
 _MAX_CONDITION = 1e12
 
@@ -202,7 +204,7 @@ def _require(fits: bool, where: str, expected: str, given: Tensor) -> None:  # r
 
 def _orthogonal(kind: Kind, given: Tensor, rounding: float, where: str) -> Tensor:
     """Return the nearest map of the kind; raise if it is farther away than rounding explains."""
-    error = (given.mT @ given - identity_like(kind, given)).abs().max().item()
+    error = _orthogonality_error(kind, given)
     if not error <= rounding:
         message = f"{where}: expected orthogonal matrices, got one with an error of {error:.2g} in `g.T @ g = 1`"
         raise InvalidInputError(message)
@@ -218,6 +220,16 @@ def _orthogonal(kind: Kind, given: Tensor, rounding: float, where: str) -> Tenso
     centered = given - given.mean(-1, keepdim=True)
     centered -= centered.mean(-2, keepdim=True)
     return _polished(centered, rounding) + 1 / given.shape[-1]
+
+
+def _orthogonality_error(kind: Kind, given: Tensor) -> float:
+    """Return the largest entry of ``g.T @ g - 1``; for large matrices, of its product with random vectors."""
+    size = given.shape[-1]
+    if size <= _SMALL:
+        return (given.mT @ given - identity_like(kind, given)).abs().max().item()
+    # Each entry of the product is a combination of a row with standard normal coefficients.
+    noise = torch.randn(size, _PROBES, generator=torch.Generator().manual_seed(0), dtype=given.dtype).to(given.device)
+    return (given.mT @ (given @ noise) - noise).abs().max().item()
 
 
 def _polished(given: Tensor, error: float) -> Tensor:

@@ -41,7 +41,7 @@ def test_permuted_copies_are_aligned_jointly(reference: int | None) -> None:
 def test_alignments_are_cycle_consistent() -> None:
     samples, _ = scrambled(4)
     p = rc.align_samples(samples, network().spec).permutations
-    cycle = network().spec.identity()
+    cycle: rc.GroupElement = network().spec.identity()
     for a, b in ((0, 1), (1, 2), (2, 3), (3, 0)):
         cycle = cycle.compose(p[a].compose(p[b].inverse()))
     assert cycle.is_identity

@@ -20,6 +20,8 @@ from rebasin_core.errors import RebasinError, RebasinWarning
 from rebasin_core.posteriors.foreign.state_dict import load_samples
 from rebasin_core.report.records import Scores, Similarities, Summary
 from rebasin_core.studies.folder import RunFolder
+from rebasin_core.symmetry import Kind, LinearSymmetry, Symmetry
+from rebasin_core.symmetry.slots import slots_of
 from rebasin_core.tensors.reading import read_json
 from tests.hostile import mutations
 from tests.hostile.mutations import Mutation
@@ -227,6 +229,16 @@ def writing(value: object) -> Callable[[Path], None]:
     return write
 
 
+def write_element(path: Path) -> None:
+    """Write an element with a map of every kind that the first group of the specification can have."""
+    group = next(group for group in SPEC.groups.values() if group.within is None)
+    slots = slots_of(SPEC.layout, group.name)
+    kinds = (Kind.ORTHOGONAL, Kind.NONZERO)
+    linear = tuple(LinearSymmetry(group.name, kind, {slot: 1}) for kind, slot in zip(kinds, slots, strict=False))
+    symmetry = Symmetry(SPEC.layout, linear)
+    rc.SymmetryElement.random(symmetry, generator=torch.Generator().manual_seed(0)).save(path)
+
+
 TENSORS, JSON, BYTES = mutations.mutated_safetensors, mutations.mutated_json, mutations.mutated_bytes
 TARGETS = [
     *(
@@ -240,6 +252,8 @@ TARGETS = [
         TENSORS,
     ),
     Target("unknown permutation", lambda path: SPEC.identity().save(path), rc.Permutation.load, TENSORS),
+    Target("group element", write_element, lambda path: rc.load_element(path, SPEC.layout), TENSORS),
+    Target("unknown group element", write_element, rc.load_element, TENSORS),
     Target("specification", lambda path: rc.save_spec(SPEC, path), rc.load_spec, JSON),
     Target("curve", write_curve, lambda path: rc.LossCurve.from_json(read_json(path)), JSON),
     Target("training", write_training, train, TENSORS),

@@ -66,6 +66,7 @@ def test_any_command_line_ends_with_a_documented_code(tmp_path: Path) -> None:
 READERS = {
     "posterior": rc.load_posterior,
     "permutation": rc.Permutation.load,
+    "element": rc.load_element,
     "specification": rc.load_spec,
     "run": rc.load_run,
     "json": read_json,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 import rebasin_core as rc
-from rebasin_core.errors import InvalidInputError, NotClosedError
+from rebasin_core.errors import InvalidInputError, LawViolationError, NotClosedError
 from rebasin_core.posteriors import (
     DiagonalGaussianPosterior,
     FullGaussianPosterior,
@@ -21,6 +25,7 @@ from rebasin_core.posteriors import (
     UnitNoise,
 )
 from rebasin_core.symmetry import Atom, Kind, LinearSymmetry, Slot, Symmetry, SymmetryElement
+from rebasin_core.testing import linear_laws
 from tests.posteriors.box import BoxPosterior
 
 N, INPUTS = 4, 3
@@ -297,3 +302,49 @@ def test_objects_that_are_only_permutable() -> None:
     assert SymmetryElement(e.symmetry, e.permutation, [None]).apply(target) is target
     with pytest.raises(InvalidInputError, match="a method `transform`"):
         e.apply(target)
+
+
+class Ignoring(DeclaredBox):
+    """Permuted, although the element has linear maps."""
+
+    @override
+    def _transformed_fields(self, element: SymmetryElement) -> dict[str, dict[str, Tensor]]:
+        return {field: self._permuted_field(element.permutation, field) for field in self._fields}
+
+
+class WithoutScales(DeclaredBox):
+    """The radii are permuted, but not multiplied."""
+
+    _scale_fields = frozenset()
+
+    @override
+    def _transformed_field(self, element: SymmetryElement, field: str) -> dict[str, Tensor]:
+        if field == "radius":
+            return self._permuted_field(element.permutation, field)
+        return super()._transformed_field(element, field)
+
+
+class Vague(DeclaredBox):
+    """An error without the names of the group and the kind."""
+
+    @override
+    def _transformed_fields(self, element: SymmetryElement) -> dict[str, dict[str, Tensor]]:
+        message = "cannot transform"
+        raise InvalidInputError(message)
+
+
+@pytest.mark.parametrize(
+    ("kind", "law"),
+    [
+        (Ignoring, linear_laws.transformed_moments),
+        (WithoutScales, linear_laws.transformed_moments),
+        (Vague, linear_laws.closed_or_rejected),
+    ],
+)
+def test_laws_detect_wrong_transformations(
+    kind: type[BoxPosterior], law: Callable[[object, Path], None], tmp_path: Path
+) -> None:
+    right, wrong = DeclaredBox(tensors(0), positive(1)), kind(tensors(0), positive(1))
+    law(right, tmp_path)
+    with pytest.raises(LawViolationError):
+        law(wrong, tmp_path)

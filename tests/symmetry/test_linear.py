@@ -89,7 +89,7 @@ def test_symmetries_are_values_that_survive_json() -> None:
         (lambda: LinearSymmetry("v", Kind.INVERTIBLE, {Slot("v", 0, 1): 2}), "degree 1 or -1 for maps of kind invert"),
         (lambda: LinearSymmetry("s", Kind.SIGN, {Slot("v", 1): 0.5}), "integer degrees"),  # type: ignore[dict-item]
         (lambda: linear("x", Kind.SIGN, Slot("v", 1)), "names the group 'x'"),
-        (lambda: linear("s", Kind.SIGN, Slot("vv", 1)), "names the tensor `vv`; did you mean 'v'"),
+        (lambda: linear("s", Kind.SIGN, Slot("vv", 1)), "names the tensor 'vv'; did you mean 'v'"),
         (lambda: linear("s", Kind.SIGN, Slot("v", 2)), "has 2 dimensions, got a slot of group 's' at 2"),
         (lambda: linear("v", Kind.SIGN, Slot("v", 0)), r"at one of the atoms \[1\], got 0"),
         (lambda: linear("s", Kind.ROTATION, Slot("v", 1)), "an even number of units for rotations of pairs, got 5"),

@@ -154,6 +154,20 @@ def test_distance_is_that_of_matrices_and_equal_for_the_inverse(kind: Kind) -> N
     assert SymmetryElement.identity(e.symmetry).distance == 0
 
 
+def test_elements_of_other_linear_symmetries_of_one_layout_are_composed() -> None:
+    """Two matchers can find elements of different subgroups."""
+    whole = symmetry(Kind.ORTHOGONAL, Kind.INVERTIBLE)
+    parts = [Symmetry(LAYOUT, whole.linear[:3], whole.unpermuted), Symmetry(LAYOUT, whole.linear[1:], whole.unpermuted)]
+    e, f = (element(part, seed) for seed, part in enumerate(parts))
+    x = tensors(1)
+    both = e.compose(f)
+    expect_close(both.apply(x), f.apply(e.apply(x)))
+    assert both.symmetry.dimension == whole.dimension
+    assert f.inverse().compose(e.inverse()) == both.inverse()
+    assert both.compose(f.inverse()) == e
+    assert e != f
+
+
 def test_a_matrix_that_undoes_the_permutation_is_the_identity() -> None:
     """A permutation is an orthogonal map, too: the same element has several pairs of map and permutation."""
     layout = Layout({"s": Group("s", 3)}, {"in": (Atom(3, "s"),), "out": (Atom(3, "s"),), "norm": (Atom(3, "s"),)})
@@ -302,9 +316,21 @@ def test_other_misuse() -> None:
         SymmetryElement(of, Permutation.identity(LAYOUT), [None])
     with pytest.raises(InvalidInputError, match="a `Symmetry`"):
         SymmetryElement(LAYOUT, identity, [None])  # type: ignore[arg-type]
-    with pytest.raises(InvalidInputError, match="other linear symmetries"):
-        element(one(Kind.SIGN), 1).compose(element(one(Kind.POSITIVE), 1))
-    assert element(one(Kind.SIGN), 1) != element(one(Kind.POSITIVE), 1)
+    flip = SymmetryElement(of, identity, [torch.tensor([1.0, -1.0])])
+    with pytest.raises(InvalidInputError, match=r"cannot be composed: .*expected at most one family of maps at a slot"):
+        flip.compose(element(one(Kind.ORTHOGONAL), 1))
+    assert flip != element(one(Kind.ORTHOGONAL), 1)
+    with pytest.raises(InvalidInputError, match="belongs to another specification"):
+        flip.compose(element(one(Kind.ROTATION), 1))
+    wider = Layout({"s": Group("s", 2), "t": Group("t", 2)}, {"bias": (Atom(2, "s"),), "other": (Atom(2, "t"),)})
+    fixed = Symmetry(wider, (LinearSymmetry("t", Kind.SIGN, {Slot("other", 0): 1}),), frozenset({"t"}))
+    narrow = Symmetry(fixed.permutations, (LinearSymmetry("s", Kind.SIGN, {Slot("bias", 0): 1}),))
+    signs = [
+        SymmetryElement(each, Permutation.identity(each.permutations), [torch.tensor([1.0, -1.0])])
+        for each in (fixed, narrow)
+    ]
+    with pytest.raises(InvalidInputError, match="the same groups, axes and permutations"):
+        signs[0].compose(signs[1])
     with pytest.raises(InvalidInputError, match="nonnegative, finite `log_stddev`"):
         SymmetryElement.random(of, generator=torch.Generator(), log_stddev=-1)
     with pytest.raises(InvalidInputError, match="belongs to another specification"):
@@ -336,6 +362,19 @@ def test_single_precision_maps_are_replaced_by_the_nearest_orthogonal_ones() -> 
         if kind is Kind.ORTHOGONAL_FIXING_ONES:
             torch.testing.assert_close(g.sum(0), torch.ones(40).double(), rtol=0, atol=1e-13)
             torch.testing.assert_close(g.sum(1), torch.ones(40).double(), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("kind", [Kind.ORTHOGONAL, Kind.ORTHOGONAL_FIXING_ONES])
+def test_large_matrices_are_checked_by_products_with_vectors(kind: Kind) -> None:
+    of = one(kind, 600)
+    (value,) = element(of, 1).maps
+    assert value is not None
+    identity = Permutation.identity(of.permutations)
+    assert SymmetryElement(of, identity, [value]).maps[0] is not value
+    wrong = value.clone()
+    wrong[0, 0] += 1e-4  # one entry of 360,000
+    with pytest.raises(InvalidInputError, match="expected orthogonal matrices"):
+        SymmetryElement(of, identity, [wrong])
 
 
 @pytest.mark.parametrize("kind", KINDS)

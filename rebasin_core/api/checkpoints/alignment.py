@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from rebasin_core.evaluation.task import Task
     from rebasin_core.matchers.base import Matcher, MatchResult
     from rebasin_core.specs.base import PermutationSpec
-    from rebasin_core.symmetry.permutation import Permutation
+    from rebasin_core.symmetry.permutation import GroupElement
 
 TaskOfModel: TypeAlias = "Callable[[nn.Module], Task]"
 """Function that returns a task for the module of a model."""
@@ -93,9 +93,9 @@ class CheckpointAlignment:
         return self.pair.candidate
 
     @cached_property
-    def permutation(self) -> Permutation:
-        """The permutation that aligns the candidate."""
-        return self.pair.of_candidate(self.result.permutation)
+    def permutation(self) -> GroupElement:
+        """The permutation that aligns the candidate; a `SymmetryElement` if the matcher also finds linear maps."""
+        return self.pair.of_candidate(self.result.group_element)
 
     @cached_property
     def verdict(self) -> Verdict:
@@ -304,7 +304,7 @@ def aligned_pair(  # ruff: ignore[too-many-arguments] - one step of two function
 
     Raises:
         InvalidInputError: If there are data, and the networks do not have the same tensors.
-        SpecError: If the permutation changes the function of the model.
+        SpecError: If the permutation, or another group element, changes the function of the model.
         StorageError: If the folder cannot be written.
     """
     first, second = problem.networks[0], problem.networks[candidate]
@@ -322,9 +322,9 @@ def aligned_pair(  # ruff: ignore[too-many-arguments] - one step of two function
         at_start = search.placement.network(first.tensors, pair.buffers)
         at_end = search.placement.network(second.tensors, pair.buffers)
         result, effect = select_alignment(result, at_start, at_end, held, keep)
-    permutation = pair.of_candidate(result.permutation)
-    function = problem.function_check(second, permutation, search.placement.device) if check else None
-    distances = search.distances(pair, result.permutation)
+    element = pair.of_candidate(result.group_element)
+    function = problem.function_check(second, element, search.placement.device) if check else None
+    distances = search.distances(pair, result.group_element)
     by_chance, chance_range = None, 0.0
     if chance and not search.matcher.uses_task:
         by_chance, chance_range = search.align_by_chance(pair)

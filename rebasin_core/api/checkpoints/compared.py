@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rebasin_core.checkpoints.naming import SharedRows, Vocabulary
     from rebasin_core.specs.base import PermutationSpec
     from rebasin_core.symmetry.layout import Layout
+    from rebasin_core.symmetry.permutation import GroupElement
 
 
 @final
@@ -102,19 +103,20 @@ class ComparedPair:
         """Names of the buffers of the model."""
         return self.reference.expected.buffers or ()
 
-    def of_candidate(self, permutation: Permutation) -> Permutation:
-        """Return a permutation of the compared tensors as one of the candidate.
+    def of_candidate(self, element: GroupElement) -> GroupElement:
+        """Return a group element of the compared tensors as one of the candidate.
 
         Args:
-            permutation: A permutation of the compared tensors.
+            element: A permutation of the compared tensors; another group element only if all tensors are compared
+                completely, since only then the specification has linear symmetries.
 
         Returns:
-            The permutation of all tensors of the candidate.
+            The element, which acts on all tensors of the candidate.
         """
-        if permutation.layout == self.layout:
-            return permutation
+        if element.layout == self.layout:
+            return element
         found = Permutation.identity(self.layout).indices
-        return Permutation(self.layout, {**found, **permutation.indices})
+        return Permutation(self.layout, {**found, **element.permutation.indices})
 
 
 def restricted(layout: Layout, names: Collection[str]) -> Layout:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from rebasin_core.checkpoints.model_source import ModelSource, SourcedModel
     from rebasin_core.checkpoints.naming import NamePolicy
     from rebasin_core.specs.base import ExampleInputs, PermutationSpec
-    from rebasin_core.symmetry.permutation import GroupElement, Permutation
+    from rebasin_core.symmetry.permutation import GroupElement
 
 
 @final
@@ -93,16 +93,16 @@ class Prepared:
         return self.model.example_inputs
 
     def function_check(
-        self, network: CheckpointNetwork, permutation: Permutation, device: torch.device = CPU
+        self, network: CheckpointNetwork, element: GroupElement, device: torch.device = CPU
     ) -> FunctionDifference:
-        """Compare the outputs of the model with a network and with the permuted network.
+        """Compare the outputs of the model with a network and with the permuted or transformed network.
 
         If the network has another vocabulary or number of classes than the model, the rows that both have are compared;
         see `FittedTensors`.
 
         Args:
             network: One of the networks.
-            permutation: The permutation.
+            element: The permutation or other group element.
             device: Device on which the model runs; the CPU if the model cannot run on it.
 
         Returns:
@@ -113,19 +113,21 @@ class Prepared:
             SpecError: If the outputs differ by more than rounding.
         """
         inputs = self.require_runnable()
+        element.require_preserving(network.tensors)
         module = cast("SourcedModel", self.model).module
 
         fitted = FittedTensors(network.tensors, {name: network.form.shapes[name] for name in network.match.resized})
 
         def permuted(name: str) -> Tensor:
-            return fitted.fit(name, permuted_tensor(permutation, network.tensors, name))
+            return fitted.fit(name, permuted_tensor(element, network.tensors, name))
 
         found = function_difference(module, fitted, permuted, inputs, device=device)
         if found.reason and device != CPU:  # for example, of a model that makes tensors on the CPU
             found = function_difference(module, fitted, permuted, inputs)
         if not found.reason and not found.is_kept:
+            name = "group element" if isinstance(element, SymmetryElement) else "permutation"
             message = (
-                f"the permutation changes the function of the model: {found}. The specification is wrong for this "
+                f"the {name} changes the function of the model: {found}. The specification is wrong for this "
                 "model; trace it again, or find the wrong axes with `rebasin spec --check`"
             )
             raise SpecError(message)

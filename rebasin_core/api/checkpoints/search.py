@@ -18,7 +18,7 @@ from rebasin_core.api.checkpoints.shuffled import shuffled_network
 from rebasin_core.api.resumption import search_with_checkpoint
 from rebasin_core.errors import FileFormatError
 from rebasin_core.matchers.base import MatchOutcome, MatchResult
-from rebasin_core.symmetry.permutation import Permutation
+from rebasin_core.symmetry.symmetry_element import SymmetryElement, load_element
 from rebasin_core.tensors.device import CPU
 from rebasin_core.tensors.digests import digest_of_tensors
 from rebasin_core.tensors.files import read_tensors
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from rebasin_core.evaluation.task import Task
     from rebasin_core.matchers.base import Matcher
     from rebasin_core.symmetry.layout import Layout
+    from rebasin_core.symmetry.permutation import GroupElement
 
 _ON_CPU = Placement()
 _ALIGNED = "aligned"
@@ -112,31 +113,31 @@ class CheckpointSearch:
         # The state of the search is that of this copy.
         problem = f"{self._problem(pair, None)}-{seed}"
         result = self._run(f"{_BY_CHANCE}-{seed}", copy, pair, problem, None)
-        distances = self._distances(pair, copy, result.permutation)
+        distances = self._distances(pair, copy, result.group_element)
         file.unlink(missing_ok=True)
         return distances
 
-    def distances(self, pair: ComparedPair, permutation: Permutation) -> NetworkDistances:
-        """Return the distances between the parameters of two networks before and after a permutation of the second.
+    def distances(self, pair: ComparedPair, element: GroupElement) -> NetworkDistances:
+        """Return the distances between the parameters of two networks before and after alignment of the second.
 
         Args:
             pair: The reference and the candidate.
-            permutation: The permutation of the compared tensors.
+            element: The permutation, or another group element, of the compared tensors.
 
         Returns:
             The distances. Buffers are not compared: running variances can be larger than all parameters.
         """
-        return self._distances(pair, pair.reference_tensors, permutation)
+        return self._distances(pair, pair.reference_tensors, element)
 
     def _distances(
-        self, pair: ComparedPair, reference: Mapping[str, Tensor], permutation: Permutation
+        self, pair: ComparedPair, reference: Mapping[str, Tensor], element: GroupElement
     ) -> NetworkDistances:
         layout = pair.spec.layout
         buffers = layout.names.buffers or ()
         parameters = {name: tensor for name, tensor in reference.items() if name not in buffers}
         with phase("compare", parameters, shown=self.progress) as done:
             return network_distances(
-                layout, parameters, pair.candidate_tensors, permutation, device=self.placement.device, progress=done
+                layout, parameters, pair.candidate_tensors, element, device=self.placement.device, progress=done
             )
 
     def _run(
@@ -160,7 +161,8 @@ class CheckpointSearch:
             device=self.placement.of_slices,
         )
         found = search_with_checkpoint(search, pair.spec.layout, state, problem=problem)
-        result = replace(found, permutation=found.permutation.to(CPU))
+        element = None if found.element is None else found.element.to(CPU)
+        result = replace(found, permutation=found.permutation.to(CPU), element=element)
         _write_result(completed, result)
         return result
 
@@ -209,17 +211,18 @@ def _write_result(path: Path, result: MatchResult) -> None:
             "seconds": dict(result.seconds),
             "upper_bound": result.upper_bound,
         }
-        result.permutation.save(path, meta={_RESULT: record})
+        result.group_element.save(path, meta={_RESULT: record})
 
 
 def _read_result(path: Path, layout: Layout) -> MatchResult | None:
     """Return a completed result; None if the file is damaged."""
     try:
-        permutation = Permutation.load(path, layout)
+        element = load_element(path, layout)
         _, document = read_tensors(path)
         record = document[_RESULT]
         return MatchResult(
-            permutation=permutation,
+            permutation=element.permutation,
+            element=element if isinstance(element, SymmetryElement) else None,
             objective=float(record["objective"]),
             identity_objective=float(record["identity_objective"]),
             outcome=MatchOutcome[record["outcome"]],

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 if TYPE_CHECKING:
     from rebasin_core.analysis.distances import NetworkDistances
-    from rebasin_core.symmetry.permutation import Permutation
+    from rebasin_core.symmetry.permutation import GroupElement, Permutation
 
 # The limits were chosen on 18 published families of networks, copies with known permutations and noise, fine-tuned
 # copies and untrained networks, and tested on others of the same families; see `docs/results/verdicts.md`.
@@ -64,7 +64,7 @@ class Verdict:
     @classmethod
     def of(
         cls,
-        permutation: Permutation,
+        element: GroupElement,
         distances: NetworkDistances,
         by_chance: NetworkDistances | None,
         chance_range: float = 0.0,
@@ -72,7 +72,7 @@ class Verdict:
         """Return the verdict of an alignment.
 
         Args:
-            permutation: The permutation.
+            element: The permutation or other group element.
             distances: Distances before and after alignment.
             by_chance: The same for a shuffled copy of the reference; None if not computed.
             chance_range: Range of the cosine similarity after alignment over several shuffled copies.
@@ -80,7 +80,7 @@ class Verdict:
         Returns:
             The verdict.
         """
-        share = share_permuted(permutation)
+        share = share_permuted(element.permutation)
         found = distances.permuted
         if by_chance is None:
             relation = _relation_without_chance(distances)

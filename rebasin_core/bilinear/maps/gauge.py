@@ -30,13 +30,14 @@ if TYPE_CHECKING:
 
 _UNBOUNDED = {Kind.POSITIVE, Kind.NONZERO, Kind.ROTATION, Kind.INVERTIBLE}
 _MAX_SWEEPS = 200
-_TOLERANCE = 1e-10
-# Largest relative change in the last sweep without a warning.
-_INEXACT = 1e-3
+# Relative decreases of the squared norm, which are squares of the changes of maps near the minimum: the smallest for
+# which a map is applied, and the largest in the last sweep without a warning.
+_TOLERANCE = 1e-14
+_INEXACT = 1e-6
 # Squared norm of added weights, relative to the mean of the given ones, and the smallest relative eigenvalue without
 # them: maps of rank-deficient weights stay bounded.
 _RIDGE = 1e-6
-_FULL_RANK = 1e-8
+_FULL_RANK = 1e-6
 
 
 def balanced(symmetry: Symmetry, channels: Channels) -> tuple[Channels, SymmetryElement]:
@@ -62,16 +63,19 @@ def balanced(symmetry: Symmetry, channels: Channels) -> tuple[Channels, Symmetry
         change = 0.0
         for index in unbounded:
             linear = symmetry.linear[index]
-            value, size = _best(symmetry, index, current, added)
-            if size > _TOLERANCE:
+            value, decrease = _best(symmetry, index, current, added)
+            if decrease > _TOLERANCE:
                 step = mapping(symmetry, {index: value})
                 current = transformed(step, current, {slot.tensor for slot in linear.degrees})
                 total = total.compose(step)
-                change = max(change, size)
+                change = max(change, decrease)
         if change <= _TOLERANCE:
             break
     if change > _INEXACT:
-        message = f"the gauge still changed by {change:.1%} after {_MAX_SWEEPS} sweeps: it is approximate"
+        message = (
+            f"the squared norm still decreased by {100 * change:.2g} % in the last of {_MAX_SWEEPS} sweeps: the gauge "
+            "is approximate"
+        )
         warnings.warn(message, ConvergenceWarning, stacklevel=2)
     return current, total
 
@@ -117,7 +121,7 @@ def _absolute(element: SymmetryElement) -> SymmetryElement:
 def _best(
     symmetry: Symmetry, index: int, channels: Mapping[str, Tensor], added: dict[int, tuple[Tensor, Tensor]]
 ) -> tuple[Tensor, float]:
-    """Return the optimal map with all others fixed, and how far it is from the identity.
+    """Return the optimal map with all others fixed, and the relative decrease of the squared norm.
 
     Args:
         symmetry: The linear symmetries.
@@ -131,9 +135,11 @@ def _best(
     if linear.kind is Kind.INVERTIBLE:
         own = added.get(index) or (_small(produced), _small(consumed))
         found, inverse = _geometric_mean(produced + own[0], consumed + own[1])
-        added[index] = found @ own[0] @ found, inverse @ own[1] @ inverse
-        identity = torch.eye(found.shape[-1], dtype=found.dtype, device=found.device)
-        return found, float((found - identity).abs().max())
+        after = _trace(found @ produced @ found) + _trace(inverse @ consumed @ inverse)
+        decrease = 1 - after / (_trace(produced) + _trace(consumed))
+        if decrease > _TOLERANCE:
+            added[index] = found @ own[0] @ found, inverse @ own[1] @ inverse
+        return found, decrease
     if linear.kind is Kind.ROTATION:
         half = produced.shape[-1] // 2
         produced = produced[..., :half] + produced[..., half:]
@@ -141,10 +147,15 @@ def _best(
     usable = (produced > 0) & (consumed > 0)
     ratio = torch.where(usable, consumed / produced.clamp_min(torch.finfo(produced.dtype).tiny), 1.0)
     factor = ratio**0.25
-    size = float(factor.log().abs().max())
+    after = float((produced * factor.square()).sum() + (consumed / factor.square()).sum())
+    decrease = 1 - after / max(float(produced.sum() + consumed.sum()), torch.finfo(torch.float64).tiny)
     if linear.kind is Kind.ROTATION:
-        return torch.stack([factor, torch.zeros_like(factor)], -1), size
-    return factor, size
+        return torch.stack([factor, torch.zeros_like(factor)], -1), decrease
+    return factor, decrease
+
+
+def _trace(matrix: Tensor) -> float:
+    return float(matrix.diagonal(dim1=-2, dim2=-1).sum())
 
 
 def _gram(symmetry: Symmetry, linear: LinearSymmetry, channels: Mapping[str, Tensor], sign: int) -> Tensor:
@@ -186,5 +197,7 @@ def _small(gram: Tensor) -> Tensor:
 def _roots(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Return the symmetric square root of a positive definite matrix, and its inverse."""
     values, vectors = torch.linalg.eigh((matrix + matrix.mT) / 2)
-    roots = values.clamp_min(torch.finfo(values.dtype).tiny).sqrt()
+    # Eigenvalues below are rounding.
+    smallest = (torch.finfo(values.dtype).eps * values[..., -1:]).clamp_min(torch.finfo(values.dtype).tiny)
+    roots = values.clamp_min(smallest).sqrt()
     return (vectors * roots.unsqueeze(-2)) @ vectors.mT, (vectors / roots.unsqueeze(-2)) @ vectors.mT

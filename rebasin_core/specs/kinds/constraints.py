@@ -8,11 +8,13 @@ axes becomes equations between degrees, and how they see units becomes a limit o
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
 from rebasin_core.specs.kinds.degree import Degree
+from rebasin_core.specs.kinds.statement import Equation, Seen
 from rebasin_core.specs.unification.constraints import Constraints, factor_atomic
+from rebasin_core.specs.unification.nesting import cells
 from rebasin_core.specs.unification.relation import Relation, Sight
 from rebasin_core.specs.unification.terms import Reason, Uniform, Variable, concatenation, length, substitute
 
@@ -30,42 +32,6 @@ _SPLIT = Reason("split", "an axis", "its units are used differently")
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Equation:
-    """The degrees of two axes are equal, or opposite if their product is summed over.
-
-    Attributes:
-        first: Degree of the first axis.
-        second: Degree of the second axis.
-        is_contraction: Whether the degrees are opposite.
-        reason: The operator.
-    """
-
-    first: Degree
-    second: Degree
-    is_contraction: bool
-    reason: Reason
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """How an operator sees an axis.
-
-    Attributes:
-        degree: Degree of the axis.
-        sight: How it is seen.
-        reason: The operator.
-        scale: The slot of the vector by which it is multiplied unit by unit, if that is a parameter itself.
-    """
-
-    degree: Degree
-    sight: Sight
-    reason: Reason
-    scale: Slot | None = None
-
-
-@final
 class DegreeConstraints:
     """Equations between the degrees of the axes of a graph; see `AxisConstraints`.
 
@@ -75,6 +41,8 @@ class DegreeConstraints:
     Attributes:
         equations: All equations.
         seen: How operators see axes.
+        tracked: Slots for which tensors are recorded.
+        tensors: The axes of the recorded tensors.
     """
 
     def __init__(self, sights: Sights) -> None:
@@ -86,6 +54,8 @@ class DegreeConstraints:
         self._num_restrictions = 0
         self.equations: list[Equation] = []
         self.seen: list[Seen] = []
+        self.tracked: set[Slot] = set()
+        self.tensors: list[AxisTerms] = []
 
     @property
     def restrictions(self) -> dict[tuple[Variable, Variable, int], AxisTerm]:
@@ -112,7 +82,32 @@ class DegreeConstraints:
         return variable
 
     def observe(self, terms: AxisTerms) -> None:
-        """Ignore a tensor: it does not constrain degrees."""
+        """Record that a tensor with these axes exists, if one of them has a slot that is tracked.
+
+        Args:
+            terms: One term per dimension.
+        """
+        if self.tracked and any(degree.origin in self.tracked for term in terms for degree in self._degrees_of(term)):
+            self.tensors.append(terms)
+
+    def cells(self) -> Iterator[tuple[Slot, ...]]:
+        """Yield, for every cell of the observed tensors, a slot of the group of each axis; see `nesting.cells`."""
+        for terms in dict.fromkeys(tuple(map(substitute, terms)) for terms in self.tensors):
+            for cell in cells(self._axes, terms, self._degrees.__contains__):
+                origins = (self._degrees[factor].origin for factor in cell if factor in self._degrees)
+                yield tuple(origin for origin in origins if origin is not None)
+
+    def is_undivided(self, term: AxisTerm) -> bool:
+        """Return whether an axis is that of one slot, as a whole.
+
+        Args:
+            term: The axis.
+
+        Returns:
+            Whether it is one variable with a degree.
+        """
+        factors = substitute(term)
+        return len(factors) == 1 and factors[0] in self._degrees
 
     def see(self, term: AxisTerm, sight: Sight, reason: Reason) -> None:
         """Record how an operator sees an axis.
@@ -161,6 +156,10 @@ class DegreeConstraints:
         for term in (first, second):
             self.see(term, Sight.ANY, reason)
         return first if self._has_degrees(first) else second
+
+    def slots_in(self, term: AxisTerm) -> frozenset[Slot]:
+        """Return all slots on which the degree of an axis depends."""
+        return frozenset(slot for degree in self._degrees_of(term) for slot in degree.slots)
 
     def split(self, term: AxisTerm, sizes: Sequence[int], reason: Reason) -> list[Part]:
         """Split an axis.
@@ -342,7 +341,7 @@ class DegreeConstraints:
             return x
         total = first.plus(second, -1 if relation is Relation.QUOTIENT else 1)
         if x is y and relation is Relation.PRODUCT:
-            return self.new_axis(x.size, Degree(total.scale, frozenset(), first))
+            return self.new_axis(x.size, replace(total, sign=frozenset(), square_of=first))
         self._use(first, Sight.DIAGONAL, reason, second.own_slot)
         self._use(second, Sight.DIAGONAL, reason, first.own_slot)
         return self.new_axis(x.size, total)
@@ -352,7 +351,7 @@ class DegreeConstraints:
         degree = self._degrees[x]
         if degree.own_slot is None:
             return x
-        return self.new_axis(x.size, Degree(degree.scale, degree.sign, degree.square_of))
+        return self.new_axis(x.size, replace(degree, own_slot=None))
 
     def _with_constant(self, x: Factor, y: Factor, reason: Reason, relation: Relation) -> Factor:
         """Return the combination of an axis with one along which a tensor has given values."""
@@ -377,7 +376,8 @@ class DegreeConstraints:
         found: list[Factor] = []
         for factor in substitute(term):
             if isinstance(factor, Variable) and factor in self._degrees:
-                found.append(self.new_axis(factor.size, Degree(self._degrees[factor].scale)))
+                degree = self._degrees[factor]
+                found.append(self.new_axis(factor.size, Degree(degree.scale, origin=degree.origin)))
             elif isinstance(factor, Variable) and factor.parts and self._has_degrees((factor,)):
                 found.extend(concatenation([self._without_sign(part) for part in factor.parts]))
             else:

@@ -23,17 +23,19 @@ class Degree:
         sign: The slots whose signs multiply that of the axis.
         square_of: The degree of the axis whose square this is; None for other axes.
         own_slot: The slot, if this is the axis of a parameter itself, not of a tensor computed from it.
+        origin: A slot of the same group, also if the degree does not depend on it.
     """
 
     scale: Mapping[Slot, int] = field(default_factory=lambda: FrozenMapping({}))
     sign: frozenset[Slot] = frozenset()
     square_of: Degree | None = None
     own_slot: Slot | None = None
+    origin: Slot | None = None
 
     @classmethod
     def of(cls, slot: Slot) -> Degree:
         """Return the degree of a slot."""
-        return cls(FrozenMapping({slot: 1}), frozenset({slot}), own_slot=slot)
+        return cls(FrozenMapping({slot: 1}), frozenset({slot}), own_slot=slot, origin=slot)
 
     def plus(self, other: Degree, factor: int = 1) -> Degree:
         """Return the degree of a product.
@@ -49,7 +51,7 @@ class Degree:
         for slot, count in other.scale.items():
             total[slot] = total.get(slot, 0) + factor * count
         kept = {slot: count for slot, count in total.items() if count}
-        return Degree(FrozenMapping(kept), self.sign ^ other.sign)
+        return Degree(FrozenMapping(kept), self.sign ^ other.sign, origin=self.origin or other.origin)
 
     @property
     def slots(self) -> frozenset[Slot]:

@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from itertools import chain
+from math import prod
 from typing import TYPE_CHECKING, final
 
-from rebasin_core.specs.kinds.constraints import DegreeConstraints, Seen
-from rebasin_core.specs.kinds.degree import Degree
+from rebasin_core.specs.kinds.extension import extended_symmetry, fixed_groups, is_uniform
 from rebasin_core.specs.kinds.families import Family, GroupEvidence
+from rebasin_core.specs.kinds.statement import Seen
 from rebasin_core.specs.unification.relation import Sight
-from rebasin_core.specs.unification.terms import (
-    AxisTerm,
-    AxisTerms,
-    Factor,
-    Reason,
-    Uniform,
-    Variable,
-    fresh,
-    substitute,
-    uniform,
-)
-from rebasin_core.symmetry.axis import atoms_of
-from rebasin_core.symmetry.linear import Kind, LinearSymmetry, Slot, Symmetry
+from rebasin_core.specs.unification.terms import Reason
+from rebasin_core.symmetry.linear import Kind, Symmetry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
-    from rebasin_core.specs.kinds.constraints import Equation
-    from rebasin_core.specs.operators.base import Sights
-    from rebasin_core.specs.unification.constraints import Constraints
-    from rebasin_core.specs.unification.solution import Solution
-    from rebasin_core.symmetry.layout import Layout
+    from rebasin_core.specs.kinds.degree import Degree
+    from rebasin_core.specs.kinds.slots import Slots
+    from rebasin_core.specs.kinds.statement import Equation
+    from rebasin_core.specs.kinds.unpermuted import PairKey
+    from rebasin_core.symmetry.linear import Slot
 
 _FIXED = Reason("none", "a constant", "it is fixed")
 
@@ -51,101 +42,106 @@ class Symmetries:
 
 
 @final
-class Slots:
-    """The slots of all groups: one variable, with a degree of its own, for every occurrence of a group on a tensor.
+class Derivation:
+    """The symmetries that the second interpretation of a graph admits.
 
     Args:
-        first: The constraints of the first interpretation, solved.
-        solution: Their solution.
-        sights: How operators see the units of axes.
+        slots: The slots, after the second interpretation.
     """
 
-    def __init__(self, first: Constraints, solution: Solution, sights: Sights) -> None:
-        self.constraints = DegreeConstraints(sights)
-        self._first = first
-        self._groups = solution.variables
-        self._layout = solution.layout
-        self.of_group: dict[str, list[Slot]] = {name: [] for name in solution.layout.groups}
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
+        self._layout = slots.layout
+        self._fixed = fixed_groups(slots)
+        self._evidence = self._evidence_by_group()
+        self._candidates = self._outer_candidates()
 
-    def terms_of(self, name: str, terms: AxisTerms) -> AxisTerms:
-        """Return the axes of a tensor with a variable for every occurrence of a group.
-
-        Args:
-            name: Name of the tensor.
-            terms: Its axes in the first interpretation.
-
-        Returns:
-            Its axes in the second one.
-        """
-        found: list[AxisTerm] = []
-        for dim, term in enumerate(terms):
-            atoms = enumerate(atoms_of(self._layout.axes[name][dim]))
-            slots = iter([(atom.group, Slot(name, dim, number)) for number, atom in atoms if atom.group is not None])
-            found.append(self._copied(term, slots))
-        return tuple(found)
-
-    def _copied(self, term: AxisTerm, slots: Iterator[tuple[str, Slot]]) -> AxisTerm:
-        """Return a term with new variables, those of groups with the next slots."""
-        factors = substitute(term)
-        if not factors:
-            return ()
-        first, rest = factors[0], factors[1:]
-        if not isinstance(first, Variable) or not first.parts:
-            return (*self._copied_factor(first, slots), *self._copied(rest, slots))
-        restricted = [self._first.restriction_of(rest, first, index) for index in range(len(first.parts))]
-        whole = Variable(first.size, _FIXED)
-        if all(own == rest for own in restricted):
-            whole.parts = tuple(self._copied(part, slots) for part in first.parts)
-            return (whole, *self._copied(rest, slots))
-        pairs = zip(first.parts, restricted, strict=True)
-        whole.parts = tuple(self._copied((*part, *own), slots) for part, own in pairs)
-        size = first.size
-        for factor in rest:
-            size *= factor.size
-        whole.size = size
-        return (whole,)
-
-    def _copied_factor(self, factor: Factor, slots: Iterator[tuple[str, Slot]]) -> AxisTerm:
-        if isinstance(factor, Uniform):
-            return uniform(factor.size)
-        if factor not in self._groups:
-            return fresh(factor.size, factor.fixed or _FIXED)
-        name, slot = next(slots)
-        if name != self._groups[factor]:
-            message = f"expected the group {self._groups[factor]!r} at {slot}, got {name!r}"
-            raise AssertionError(message)
-        self.of_group[name].append(slot)
-        return (self.constraints.new_axis(factor.size, Degree.of(slot)),)
+    def rotated(self) -> Mapping[Slot, PairKey]:
+        """Return the pairs of equal halves, along which constants vary, that admit rotations."""
+        pairs = self._slots.pairs
+        found = [own for name, own in self._fixed.items() if self._rotation(name) is not None]
+        return {slot: pairs[slot] for own in found for slot in own}
 
     def symmetries(self) -> Symmetries:
-        """Return the linear symmetries, after the second interpretation."""
-        evidence = self._evidence()
-        # Maps that mix outer units do not commute with different permutations of the inner units of each.
-        outer = {group.within for group in self._layout.groups.values()}
-        maps = {name: None if name in outer else one.maps() for name, one in evidence.items()}
-        plain = {name: _families(one, maps[name], folded=False) for name, one in evidence.items()}
-        folded = {name: _families(one, maps[name], folded=True) for name, one in evidence.items()}
-        return Symmetries(self._symmetry(plain), self._symmetry(folded))
+        """Return the linear symmetries."""
+        of_fixed = {name: self._families_of_fixed(name) for name in self._fixed}
+        of_fixed = {name: families for name, families in of_fixed.items() if families}
+        within = {name: self._outer_of(name) for name in of_fixed}
+        # Maps that mix outer units do not commute with different maps of the inner units of each.
+        outer = {group.within for group in self._layout.groups.values()} | set(within.values())
+        own = {name: one for name, one in self._evidence.items() if name not in self._fixed}
+        maps = {name: None if name in outer else one.maps() for name, one in own.items()}
+        found: list[Symmetry] = []
+        for folded in (False, True):
+            families = {name: _families(one, maps[name], folded=folded) for name, one in own.items()}
+            ones = {slot.tensor for each in families.values() for family in each for slot in family.ones}
+            kept = {name: each for name, each in of_fixed.items() if not _acts_on(each, ones)}
+            found.append(self._symmetry({**families, **kept}, within))
+        return Symmetries(*found)
 
-    def _symmetry(self, families: Mapping[str, list[Family]]) -> Symmetry:
-        found = [
-            LinearSymmetry(name, family.kind, family.degrees, tuple(dict.fromkeys(slot.tensor for slot in family.ones)))
+    def _symmetry(self, families: Mapping[str, list[Family]], within: Mapping[str, str | None]) -> Symmetry:
+        def outer_of(name: str) -> Collection[str]:
+            if name not in self._fixed:
+                return self._layout.ancestors(name)
+            outer = within[name]
+            return () if outer is None else (*self._layout.ancestors(outer), outer)
+
+        found = {
+            name: [family for family in own if not any(_is_within(family, other) for other in inner)]
             for name, own in families.items()
-            for family in own
-            if not any(_is_within(family, other) for other in _inner(self._layout, families, name))
-        ]
-        return Symmetry(self._layout, tuple(found))
+            for inner in [[family for other, each in families.items() if name in outer_of(other) for family in each]]
+        }
+        return extended_symmetry(self._slots, {name: own for name, own in found.items() if own}, within)
 
-    def _evidence(self) -> dict[str, GroupEvidence]:
+    def _families_of_fixed(self, name: str) -> list[Family]:
+        """Return the families of maps of a group whose units cannot be permuted."""
+        if any(slot in self._slots.pairs for slot in self._fixed[name]):
+            rotation = self._rotation(name)
+            return [] if rotation is None else [rotation]
+        return self._evidence[name].scalings() if is_uniform(self._slots, self._fixed[name]) else []
+
+    def _rotation(self, name: str) -> Family | None:
+        """Return the rotations of two equal halves: maps of pairs that commute with all that is done to their units."""
+        own = self._fixed[name]
+        if not is_uniform(self._slots, own) or not all(slot in self._slots.pairs for slot in own):
+            return None
+        found = self._evidence[name].maps()
+        is_invertible = found is not None and found.kind is Kind.INVERTIBLE and not found.ones
+        return replace(found, kind=Kind.ROTATION) if found is not None and is_invertible else None
+
+    def _outer_candidates(self) -> dict[str, set[str]]:
+        """Return, for fixed groups, the groups that occur exactly once in every cell with them."""
+        group_of = self._group_of()
+        found: dict[str, set[str]] = {}
+        for cell in self._slots.constraints.cells():
+            counts = Counter(group_of[slot] for slot in cell)
+            once = {name for name, number in counts.items() if number == 1 and name not in self._fixed}
+            for name in counts.keys() & self._fixed.keys():
+                found[name] = found.get(name, once) & once
+        return found
+
+    def _outer_of(self, name: str) -> str | None:
+        """Return the group in which a fixed group is nested: the one with the largest number of units."""
+        candidates = self._candidates.get(name, set())
+        possible = [one for one in self._layout.groups if {one, *self._layout.ancestors(one)} <= candidates]
+        return max(possible, key=lambda one: prod(self._layout.index_shape(one)), default=None)
+
+    def _group_of(self) -> dict[Slot, str]:
+        groups = {**self._slots.of_group, **self._fixed}
+        return {slot: name for name, slots in groups.items() for slot in slots}
+
+    def _evidence_by_group(self) -> dict[str, GroupEvidence]:
         """Return the statements of the graph on each group; a statement on several groups is one on each."""
-        group_of = {slot: name for name, slots in self.of_group.items() for slot in slots}
-        equations: dict[str, list[Equation]] = {name: [] for name in self.of_group}
-        seen: dict[str, list[Seen]] = {name: [] for name in self.of_group}
+        constraints = self._slots.constraints
+        group_of = self._group_of()
+        slots_of = {**self._slots.of_group, **self._fixed}
+        equations: dict[str, list[Equation]] = {name: [] for name in slots_of}
+        seen: dict[str, list[Seen]] = {name: [] for name in slots_of}
 
         def groups(*degrees: Degree) -> set[str]:
             return {group_of[slot] for degree in degrees for slot in degree.slots}
 
-        for equation in self.constraints.equations:
+        for equation in constraints.equations:
             involved = groups(equation.first, equation.second)
             if len(involved) == 1:
                 equations[involved.pop()].append(equation)
@@ -153,8 +149,8 @@ class Slots:
             for name in involved:
                 for degree in (equation.first, equation.second):
                     seen[name].append(Seen(degree, Sight.ANY, equation.reason))
-        undivided = (Seen(degree, Sight.ANY, _FIXED) for degree in self.constraints.undivided())
-        for one in chain(self.constraints.seen, undivided):
+        undivided = (Seen(degree, Sight.ANY, _FIXED) for degree in constraints.undivided())
+        for one in chain(constraints.seen, undivided):
             for name in groups(one.degree):
                 seen[name].append(one)
         return {
@@ -164,20 +160,18 @@ class Slots:
                 equations[name],
                 seen[name],
             )
-            for name, slots in self.of_group.items()
+            for name, slots in slots_of.items()
         }
+
+
+def _acts_on(families: Iterable[Family], tensors: Collection[str]) -> bool:
+    """Return whether a family transforms one of some tensors."""
+    return any(slot.tensor in tensors for family in families for slot in family.degrees)
 
 
 def _families(evidence: GroupEvidence, maps: Family | None, *, folded: bool) -> list[Family]:
     """Return the maps that mix units if there are any (and scales are folded, where they must be), else scalings."""
     return evidence.scalings() if maps is None or (maps.ones and not folded) else [maps]
-
-
-def _inner(layout: Layout, families: Mapping[str, list[Family]], name: str) -> Iterator[Family]:
-    """Yield the families of the groups nested in a group."""
-    for other, own in families.items():
-        if name in layout.ancestors(other):
-            yield from own
 
 
 def _is_within(family: Family, other: Family) -> bool:

@@ -13,7 +13,7 @@ from rebasin_core.tensors.frozen import FrozenMapping
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from rebasin_core.specs.kinds.constraints import Equation, Seen
+    from rebasin_core.specs.kinds.statement import Equation, Seen
     from rebasin_core.specs.unification.terms import Reason
     from rebasin_core.symmetry.linear import Slot
 

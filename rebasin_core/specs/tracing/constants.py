@@ -71,6 +71,17 @@ class KnownConstants:
             self._values[node] = known
         return known
 
+    def value(self, node: Node) -> Tensor | None:
+        """Return the recorded value of a node.
+
+        Args:
+            node: A node.
+
+        Returns:
+            The value, or None if it was not recorded.
+        """
+        return self._values.get(node)
+
     def example(self, node: Node, name: str) -> Any:  # ruff: ignore[any-type] - nested lists of tensors and records
         """Return the value of an argument if it is a constant, else a record of its shape and dtype.
 

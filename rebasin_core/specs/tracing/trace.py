@@ -12,9 +12,8 @@ from typing_extensions import override
 
 from rebasin_core.errors import SpecError
 from rebasin_core.specs.base import PermutationSpec
-from rebasin_core.specs.kinds.derive import Slots, Symmetries
 from rebasin_core.specs.operators.call import is_tensor, tensors_in
-from rebasin_core.specs.operators.default import default_rules, sights_of
+from rebasin_core.specs.operators.default import default_rules
 from rebasin_core.specs.operators.positions import labels_in
 from rebasin_core.specs.tracing.capture import capture, capture_training
 from rebasin_core.specs.tracing.coverage import Captured, Coverage, coverage_of
@@ -22,6 +21,7 @@ from rebasin_core.specs.tracing.failure import failure, require_inputs, require_
 from rebasin_core.specs.tracing.graph import value_of
 from rebasin_core.specs.tracing.interpret import Interpreter, UnknownLengthError, constant_terms
 from rebasin_core.specs.tracing.model_tensors import ModelTensors, fixed_reasons
+from rebasin_core.specs.tracing.second import SecondInterpretation
 from rebasin_core.specs.unification.constraints import Constraints
 from rebasin_core.specs.unification.solution import solve_constraints
 from rebasin_core.specs.unification.terms import Reason, fresh
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from torch.fx import Node
 
     from rebasin_core.specs.base import ExampleInputs
+    from rebasin_core.specs.kinds.derive import Symmetries
     from rebasin_core.specs.operators.base import Rules
     from rebasin_core.specs.tracing.capture import CaptureMethod, Method
     from rebasin_core.specs.tracing.graph import ModelGraph
@@ -96,12 +97,19 @@ class TracedSpec(PermutationSpec):
 
     @override
     def _symmetry(self) -> Symmetry:
-        return Symmetry(self.layout, self._symmetries.plain.linear if self._symmetries else ())
+        return self._named(None if self._symmetries is None else self._symmetries.plain)
 
     @cached_property
     @override
     def folded_symmetry(self) -> Symmetry:
-        return Symmetry(self.layout, self._symmetries.folded.linear if self._symmetries else ())
+        return self._named(None if self._symmetries is None else self._symmetries.folded)
+
+    def _named(self, symmetry: Symmetry | None) -> Symmetry:
+        """Return a symmetry with the names of buffers and aliases in its layout."""
+        if symmetry is None or not symmetry.unpermuted:
+            return Symmetry(self.layout, () if symmetry is None else symmetry.linear)
+        layout = replace(symmetry.layout, buffers=self.layout.buffers, aliases=self.layout.aliases)
+        return Symmetry(layout, symmetry.linear, symmetry.unpermuted)
 
     @cached_property
     def coverage(self) -> Coverage:
@@ -252,11 +260,13 @@ class _Problem:
         interpreter = Interpreter(constraints, self.rules)
         self._run(graph, terms_of, constraints, interpreter)
         solution = solve_constraints(constraints, terms_of, parameters=tensors.parameters)
-        slots = Slots(constraints, solution, sights_of(self.rules))
-        own = {name: slots.terms_of(name, terms) for name, terms in terms_of.items()}
-        second = Interpreter(slots.constraints, self.rules, slots.constraints.conclude)
-        self._run(graph, own, slots.constraints, second)
-        return solution, slots.symmetries(), interpreter
+        second = SecondInterpretation(graph, constraints, solution, terms_of, reasons.keys(), self.rules, self._run)
+        unsaved = {name: own for name, origin in graph.origins.items() if (own := self._unsaved(origin)) is not None}
+        return solution, second.symmetries(unsaved), interpreter
+
+    def _unsaved(self, origin: str | None) -> Tensor | None:
+        """Return the value of a buffer that is not saved; None for other tensors."""
+        return self.tensors.buffers[origin] if origin in self.tensors.unsaved else None
 
     def _run(
         self,

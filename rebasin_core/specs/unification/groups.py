@@ -110,7 +110,7 @@ def named_layout(groups: Groups, axes: Axes) -> tuple[Layout, Mapping[str, str]]
         for atom in (atom for axis in dims for atom in atoms_of(axis)):
             if atom.group is not None and atom.group not in names:
                 nested = groups[atom.group].within is not None
-                names[atom.group] = _unused_name(f"{module}.inner" if nested else module, names.values())
+                names[atom.group] = unused_name(f"{module}.inner" if nested else module, names.values())
     layout = Layout(
         {
             names[name]: Group(names[name], group.size, names[group.within] if group.within else None)
@@ -121,7 +121,16 @@ def named_layout(groups: Groups, axes: Axes) -> tuple[Layout, Mapping[str, str]]
     return layout, names
 
 
-def _unused_name(wanted: str, used: Collection[str]) -> str:
+def unused_name(wanted: str, used: Collection[str]) -> str:
+    """Return a name for a group that no other group has.
+
+    Args:
+        wanted: The name, possibly with characters that the notation of axes does not allow.
+        used: Names of other groups.
+
+    Returns:
+        The name, changed where it must be.
+    """
     base = _NOT_IN_NAMES.sub("_", wanted)
     if not (base[0].isalpha() or base[0] == "_"):
         base = f"units.{base}"

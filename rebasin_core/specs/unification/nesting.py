@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast, final
 from rebasin_core.specs.unification.terms import Variable, atomic_variables, substitute, variables
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from rebasin_core.specs.unification.constraints import Constraints
     from rebasin_core.specs.unification.terms import AxisTerm, Factor
@@ -68,6 +68,10 @@ class CoOccurrence:
         return second in self.always_with(first) and first in self.always_with(second)
 
 
+def _is_not_fixed(variable: Variable) -> bool:
+    return not variable.fixed
+
+
 def outer_variables(co_occurrence: CoOccurrence, order: Sequence[Variable]) -> dict[Variable, Variable | None]:
     """Return the variable in which each free variable is nested.
 
@@ -100,18 +104,23 @@ def outer_variables(co_occurrence: CoOccurrence, order: Sequence[Variable]) -> d
     return found
 
 
-def cells(constraints: Constraints, terms: Sequence[AxisTerm]) -> Iterator[AxisTerm]:
+def cells(
+    constraints: Constraints, terms: Sequence[AxisTerm], is_divided: Callable[[Variable], bool] = _is_not_fixed
+) -> Iterator[AxisTerm]:
     """Yield the factors of each cell of a tensor.
 
     Args:
         constraints: Constraints whose restrictions are resolved.
         terms: The axes of the tensor.
+        is_divided: Function of an atomic variable: whether concatenations that contain it are divided into parts.
 
     Yields:
-        Variables and uniform factors. A concatenation is kept whole if no free variable depends on its parts.
+        Variables and uniform factors. A concatenation is kept whole if no variable for which ``is_divided`` is true
+        depends on its parts.
     """
     factors = [factor for term in terms for factor in substitute(term)]
-    index = next((index for index, factor in enumerate(factors) if _has_cells(constraints, factor, factors)), None)
+    indices = (index for index, factor in enumerate(factors) if _has_cells(constraints, factor, factors, is_divided))
+    index = next(indices, None)
     if index is None:
         yield tuple(factors)
         return
@@ -119,14 +128,16 @@ def cells(constraints: Constraints, terms: Sequence[AxisTerm]) -> Iterator[AxisT
     for number, part in enumerate(whole.parts):
         before = constraints.restriction_of(tuple(factors[:index]), whole, number)
         after = constraints.restriction_of(tuple(factors[index + 1 :]), whole, number)
-        yield from cells(constraints, [before, part, after])
+        yield from cells(constraints, [before, part, after], is_divided)
 
 
-def _has_cells(constraints: Constraints, factor: Factor, factors: Sequence[Factor]) -> bool:
-    """Return whether a factor is a concatenation with a free part, or one to which another factor is restricted."""
+def _has_cells(
+    constraints: Constraints, factor: Factor, factors: Sequence[Factor], is_divided: Callable[[Variable], bool]
+) -> bool:
+    """Return whether a factor is a concatenation to divide, or one to which another factor is restricted."""
     if not isinstance(factor, Variable) or not factor.parts:
         return False
-    if any(not variable.fixed for variable in atomic_variables((factor,))):
+    if any(map(is_divided, atomic_variables((factor,)))):
         return True
     others = variables(tuple(other for other in factors if other is not factor))
     indices = range(len(factor.parts))

@@ -19,7 +19,7 @@ from rebasin_core.studies.kinds.base import Context, Product, Work
 from rebasin_core.studies.kinds.names import PERMUTATION
 from rebasin_core.studies.kinds.network import spec_in
 from rebasin_core.studies.kinds.options import NetworkOptions
-from rebasin_core.symmetry.permutation import Permutation
+from rebasin_core.symmetry.symmetry_element import load_element
 
 if TYPE_CHECKING:
     from rebasin_core.posteriors.base import Posterior
@@ -70,7 +70,7 @@ class CurveWork(Work):
         if not context.reads("match"):
             return candidate
         layout = spec_in(context.artifact("network")).layout
-        return Permutation.load(context.file("match", PERMUTATION), layout).apply(candidate)
+        return load_element(context.file("match", PERMUTATION), layout).apply(candidate)
 
 
 def curve_in(documents: Any) -> LossCurve:  # ruff: ignore[any-type] - JSON

@@ -60,7 +60,7 @@ class MatchWork(Work):
             progress=context.progress,
         )
         path = context.folder / PERMUTATION
-        result.permutation.save(path)
+        result.group_element.save(path)
         entries = {
             "objective": result.objective,
             "identity_objective": result.identity_objective,
@@ -72,7 +72,7 @@ class MatchWork(Work):
         }
         distances = {
             "unaligned": _distance(reference, candidate),
-            "aligned": _distance(reference, result.permutation.apply(candidate)),
+            "aligned": _distance(reference, result.apply(candidate)),
         }
         return Product({"match": entries, "distances": distances}, {PERMUTATION: path})
 

@@ -11,7 +11,7 @@ from rebasin_core.studies.kinds.names import PERMUTATION
 from rebasin_core.studies.kinds.network import spec_in
 from rebasin_core.studies.kinds.options import NetworkOptions
 from rebasin_core.studies.kinds.similarity_images import similarity_images
-from rebasin_core.symmetry.permutation import Permutation
+from rebasin_core.symmetry.symmetry_element import load_element
 
 
 @final
@@ -25,8 +25,8 @@ class SimilaritiesWork(Work):
 
     @override
     def compute(self, context: Context) -> Product:
-        permutation = Permutation.load(context.file("match", PERMUTATION), spec_in(context.artifact("network")).layout)
+        element = load_element(context.file("match", PERMUTATION), spec_in(context.artifact("network")).layout)
         images = similarity_images(
-            context.posterior("reference", self.network), context.posterior("candidate", self.network), permutation
+            context.posterior("reference", self.network), context.posterior("candidate", self.network), element
         )
         return Product({"similarities": images})

@@ -8,30 +8,30 @@ from rebasin_core.bilinear.unit_similarity import unit_similarities
 
 if TYPE_CHECKING:
     from rebasin_core.posteriors.base import Posterior
-    from rebasin_core.symmetry.permutation import Permutation
+    from rebasin_core.symmetry.permutation import GroupElement
 
 _MAX_GROUPS = 4
 _MAX_UNITS = 48
 
 
 def similarity_images(
-    reference: Posterior, candidate: Posterior, permutation: Permutation
+    reference: Posterior, candidate: Posterior, element: GroupElement
 ) -> dict[str, dict[str, list[list[float]]]]:
     """Return cosine similarities of units before and after alignment, for the first 4 groups.
 
     Args:
         reference: The reference.
         candidate: The unpermuted candidate.
-        permutation: Permutation of the candidate.
+        element: Permutation or other group element that aligns the candidate.
 
     Returns:
         For each group, matrices ``before`` and ``after`` as lists of rows: cosine similarities between the (up to) 48
         reference units with the largest weight norms and the candidate units at the same indices.
     """
-    layout = permutation.layout
+    layout = element.layout
     sides = {
         "before": unit_similarities(layout, reference.mean, candidate.mean),
-        "after": unit_similarities(layout, reference.mean, permutation.apply(candidate.mean)),
+        "after": unit_similarities(layout, reference.mean, element.apply(candidate.mean)),
     }
     matrices: dict[str, dict[str, list[list[float]]]] = {}
     for group, similarity in list(sides["before"].items())[:_MAX_GROUPS]:

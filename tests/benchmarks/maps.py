@@ -1,0 +1,57 @@
+"""CPU time of the steps of a descent over linear maps, beside that of an assignment, by the number of units.
+
+    python tests/benchmarks/maps.py [UNITS ...]
+
+Similarities are those of two networks whose units differ by a random orthogonal map, or permutation, and noise. All
+steps run on one core. *product* is the matrix product of the weights of a residual stream of 12 layers.
+"""
+
+from __future__ import annotations
+
+import sys
+from time import process_time
+from typing import TYPE_CHECKING
+
+import torch
+
+from rebasin_core.assignment import default_solver
+from rebasin_core.bilinear.maps.optimal import best_map
+from rebasin_core.symmetry import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def seconds(function: Callable[[], object]) -> float:
+    """Return the CPU seconds of a call, the best of three for calls below one second."""
+    found: list[float] = []
+    for _ in range(3):
+        start = process_time()
+        function()
+        found.append(process_time() - start)
+        if found[0] > 1:
+            break
+    return min(found)
+
+
+def main(sizes: list[int]) -> None:
+    """Print one line per number of units."""
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(0)
+    for size in sizes:
+        first = torch.randn(size, 4 * size, generator=generator, dtype=torch.float64)
+        noise = 0.5 * torch.randn(size, 4 * size, generator=generator, dtype=torch.float64)
+        order = torch.randperm(size, generator=generator)
+        rotation = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))[0]
+        permuted, rotated = first @ (first[order] + noise).T, first @ (rotation @ first + noise).T
+        times = {
+            "product": seconds(lambda left=first, right=noise: left @ right.T),  # type: ignore[misc]  # bound in the loop
+            "assignment": seconds(lambda given=permuted: default_solver().solve(given)),  # type: ignore[misc]
+            "procrustes": seconds(lambda given=rotated: best_map(Kind.ORTHOGONAL, given)),  # type: ignore[misc]
+            "fixing ones": seconds(lambda given=rotated: best_map(Kind.ORTHOGONAL_FIXING_ONES, given)),  # type: ignore[misc]
+        }
+        print(f"{size:5}", *(f"{name} {value:.4f} s" for name, value in times.items()), flush=True)
+
+
+if __name__ == "__main__":
+    main([int(size) for size in sys.argv[1:]] or [64, 256, 512, 1024])
