@@ -202,18 +202,25 @@ class _Entries:
     def all(self) -> Tensor:
         """Return all entries."""
         whole = self.source()
-        return self._changed(whole, whole.shape, 0)
+        return self._changed(whole, whole.shape, slice(None))
+
+    def rows(self, indices: Tensor) -> Tensor:
+        """Return some rows of a matrix, ``[*indices, width]``."""
+        whole = self.source()
+        chosen = indices.flatten().to(whole.device)
+        return self._changed(whole[chosen], whole.shape, chosen).view(*indices.shape, whole.shape[1])
 
     def blocks(self) -> Iterator[Tensor]:
         """Yield the rows of a matrix in consecutive blocks."""
         whole = self.source()
         step = max(1, _SLICE // whole.shape[1])
         for start in range(0, len(whole), step):
-            yield self._changed(whole[start : start + step], whole.shape, start)
+            yield self._changed(whole[start : start + step], whole.shape, slice(start, start + step))
 
-    def _changed(self, part: Tensor, shape: torch.Size, start: int) -> Tensor:
-        found = part.to(self.device).to(self.dtype)
-        return _jittered(found, shape, start) if self.jitter and found.numel() else found
+    def _changed(self, part: Tensor, shape: torch.Size, rows: slice | Tensor) -> Tensor:
+        if not self.jitter or not part.numel():
+            return part.to(self.device).to(self.dtype)
+        return _jittered(part.to(self.device).to(self.dtype, copy=True).contiguous(), shape, rows)
 
 
 @final
@@ -263,10 +270,8 @@ class _Deferred(Tensor):
         kwargs: Mapping[str, object] | None = None,
     ) -> object:
         first, last = (args[0], args[-1]) if args else (None, None)
-        if func is aten.embedding.default and isinstance(first, _Deferred) and not first.entries.jitter:
-            # Only the rows that are looked up are converted.
-            rows = func(first.entries.source().to(first.device), *args[1:], **dict(kwargs or {}))
-            return rows.to(first.dtype) if isinstance(rows, Tensor) else rows
+        if func is aten.embedding.default and isinstance(first, _Deferred) and isinstance(args[1], Tensor):
+            return first.entries.rows(args[1])  # only the rows that are looked up are converted
         if func is aten.t.default and isinstance(first, _Deferred) and first.dim() == 2 and not first.is_transposed:
             return cls._of_shape(torch.Size(reversed(first.shape)), first.entries, is_transposed=True)
         if func in {aten.mm.default, aten.addmm.default} and isinstance(last, _Deferred) and last.is_transposed:
@@ -305,31 +310,29 @@ def _wide_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
     return torch.float64 if entries and entries.most_common(1)[0][0] == torch.float64 else torch.float32
 
 
-def _jittered(part: Tensor, shape: torch.Size, start: int) -> Tensor:
+def _jittered(part: Tensor, shape: torch.Size, chosen: slice | Tensor) -> Tensor:
     """Return a part of a tensor with each entry changed by one unit of rounding, with pseudorandom signs.
 
     Args:
-        part: All entries, or consecutive rows of a matrix.
+        part: All entries, or some rows of a matrix; contiguous, changed in place.
         shape: Shape of the whole tensor.
-        start: Index of the first row.
+        chosen: The rows.
 
     Returns:
-        A new tensor.
+        The same tensor.
     """
-    found = part.clone(memory_format=torch.contiguous_format)
     generator = torch.Generator().manual_seed(0)
-    rows = found.view(-1, found.shape[-1]) if found.dim() > 1 else found.view(1, -1)
+    rows = part.view(-1, part.shape[-1]) if part.dim() > 1 else part.view(1, -1)
     # A sign is that of its row times that of its column: no random number for each entry is needed.
     sizes = (shape[:-1].numel(), shape[-1]) if len(shape) > 1 else (1, shape.numel())
-    of_all_rows = torch.randint(2, sizes[:1], generator=generator).to(found) * 2 - 1
-    of_columns = torch.randint(2, sizes[1:], generator=generator).to(found) * 2 - 1
-    of_rows = of_all_rows[start : start + len(rows)]
+    of_rows = (torch.randint(2, sizes[:1], generator=generator)[chosen] * 2 - 1).to(part)
+    of_columns = (torch.randint(2, sizes[1:], generator=generator) * 2 - 1).to(part)
     step = max(1, _SLICE // rows.shape[1])
     for first in range(0, len(rows), step):
         block = rows[first : first + step]
         signs = of_rows[first : first + step, None] * of_columns
-        block.addcmul_(block, signs, value=torch.finfo(found.dtype).eps)
-    return found
+        block.addcmul_(block, signs, value=torch.finfo(part.dtype).eps)
+    return part
 
 
 def _compared(
