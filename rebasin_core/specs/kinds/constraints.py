@@ -82,11 +82,12 @@ class DegreeConstraints:
         return variable
 
     def observe(self, terms: AxisTerms) -> None:
-        """Record that a tensor with these axes exists, if one of them has a slot that is tracked.
+        """Record that a tensor with these axes exists; see `Constraints.observe`.
 
         Args:
             terms: One term per dimension.
         """
+        self._axes.observe(terms)
         if self.tracked and any(degree.origin in self.tracked for term in terms for degree in self._degrees_of(term)):
             self.tensors.append(terms)
 

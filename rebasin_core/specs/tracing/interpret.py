@@ -19,7 +19,7 @@ from rebasin_core.specs.operators.positions import Positions, as_integers, label
 from rebasin_core.specs.tracing.constants import KnownConstants, refined, values_of
 from rebasin_core.specs.tracing.decompose import Decomposer
 from rebasin_core.specs.tracing.graph import value_of, written_nodes
-from rebasin_core.specs.tracing.positioned import positioned
+from rebasin_core.specs.tracing.positioned import computed_axes, positioned
 from rebasin_core.specs.unification.relation import Sight
 from rebasin_core.specs.unification.terms import Reason, fresh, has_uniform, length, substitute
 
@@ -151,7 +151,7 @@ class Interpreter:
         try:
             found = positioned(call, node, ordinary)
             if found is not None:
-                for term in (term for terms in (*call.tensors, *found) for term in terms):
+                for term in computed_axes(call, found):
                     call.see(term, Sight.ANY, "units are seen by an operator on positions")
                 return _check_lengths(call, found)
         except Exception as error:  # ruff: ignore[blind-except] - as below; the axes of the positions are then fixed

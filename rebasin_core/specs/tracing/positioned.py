@@ -13,10 +13,10 @@ from rebasin_core.specs.tracing.graph import makes_new_tensor, value_of
 from rebasin_core.specs.unification.terms import length
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from rebasin_core.specs.operators.call import Call
-    from rebasin_core.specs.unification.terms import AxisTerms
+    from rebasin_core.specs.unification.terms import AxisTerm, AxisTerms
 
 
 def positioned(call: Call, node: Node, ordinary: Callable[[Call], list[AxisTerms]]) -> list[AxisTerms] | None:
@@ -45,6 +45,25 @@ def positioned(call: Call, node: Node, ordinary: Callable[[Call], list[AxisTerms
     if call.operator != "aten.arange" and _may_tie(node.args[0]):
         return _without_labels(call, found, "ties between elements are resolved by position")
     return found
+
+
+def computed_axes(call: Call, found: list[AxisTerms]) -> Iterator[AxisTerm]:
+    """Yield the axes whose units are not only copied or contracted by an operator on positions.
+
+    Args:
+        call: The call.
+        found: The axes of its outputs.
+
+    Yields:
+        All axes; for lookups and grouped products only the axes of positions, and the axes that positions are along.
+    """
+    tensors = [*call.tensors, *found]
+    for terms in tensors:
+        label = label_of(terms)
+        if label is not None or call.operator not in _LINEAR:
+            yield from terms
+        if label is not None:
+            yield label.along
 
 
 def _without_labels(call: Call, found: list[AxisTerms], why: str) -> list[AxisTerms]:
@@ -77,6 +96,10 @@ def _may_tie(argument: object) -> bool:
     return name in _MONOTONE and any(map(_may_tie, followed))
 
 
+_LINEAR: Final = frozenset({
+    "aten.index", "aten._unsafe_index", "aten.index_select", "aten.embedding", "aten._grouped_mm",
+    "transformers.grouped_mm_fallback",
+})  # fmt: skip
 _TYING: Final = frozenset({
     "relu", "relu6", "hardtanh", "hardsigmoid", "hardswish", "threshold", "clamp", "clamp_min", "clamp_max",
     "softshrink", "hardshrink", "round", "floor", "ceil", "trunc", "sign", "where", "maximum", "minimum", "zeros",

@@ -13,6 +13,7 @@ from torch.nn import functional
 from typing_extensions import override
 
 from rebasin_core import check_spec, trace_spec
+from rebasin_core.symmetry import Kind, SymmetryElement
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -329,3 +330,38 @@ def test_converted_positions_that_are_other_numbers_fix_the_axis(convert: Callab
     spec = trace_spec(model, x)
     check_spec(spec, model, x).require(allow_untested=True)
     assert spec.layout.as_json()["axes"]["table"] == "299"
+
+
+class Stream(nn.Module):
+    """Experts on a stream that is only read and written by matrix products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.experts, self.head = nn.Linear(3, 8), Grouped(), nn.Linear(8, 2)
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        output: Tensor = self.head(x + self.experts(x))
+        return output
+
+
+def test_routed_tokens_are_transformed_linearly() -> None:
+    model, x = Stream(), torch.randn(6, 3)
+    symmetry = trace_spec(model, x).symmetry
+    stream, hidden = symmetry.linear
+    assert (stream.kind, hidden.kind) == (Kind.INVERTIBLE, Kind.SIGN)
+    assert {slot.tensor: degree for slot, degree in stream.degrees.items()} == {
+        "embed.weight": 1,
+        "embed.bias": 1,
+        "experts.gate.weight": -1,
+        "experts.up": -1,
+        "experts.down": 1,
+        "head.weight": -1,
+    }
+    assert {slot.tensor for slot in hidden.degrees} == {"experts.up", "experts.offset", "experts.down"}
+    assert symmetry.layout.index_shape(hidden.group) == (EXPERTS, 16)
+    values = dict(model.named_parameters())
+    drawn = SymmetryElement.random(symmetry, generator=torch.Generator().manual_seed(0))
+    found = torch.func.functional_call(model, drawn.apply(values), (x,))
+    torch.testing.assert_close(found, model(x), rtol=1e-3, atol=1e-4)  # float32, for which the kernel is compiled
