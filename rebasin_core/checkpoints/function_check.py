@@ -314,7 +314,7 @@ def _jittered(part: Tensor, shape: torch.Size, chosen: slice | Tensor) -> Tensor
     """Return a part of a tensor with each entry changed by one unit of rounding, with pseudorandom signs.
 
     Args:
-        part: All entries, or some rows of a matrix; contiguous, changed in place.
+        part: All entries, or some rows of a matrix; contiguous; modified.
         shape: Shape of the whole tensor.
         chosen: The rows.
 
