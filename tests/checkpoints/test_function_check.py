@@ -221,7 +221,7 @@ def test_linear_layers_in_blocks_of_rows_have_the_outputs_of_whole_layers(monkey
     module = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 11, bias=False), nn.Linear(11, 3)).double()
     tensors = {name: tensor.detach() for name, tensor in module.named_parameters()}
     other = {name: tensor + 1e-3 * torch.randn_like(tensor) for name, tensor in tensors.items()}
-    inputs = ((torch.randn(2, 4, 5).double(),), {})
+    inputs: tuple[tuple[Tensor, ...], dict[str, object]] = ((torch.randn(2, 4, 5).double(),), {})
     whole = function_difference(module, tensors, other.__getitem__, inputs)
     monkeypatch.setattr("rebasin_core.checkpoints.function_check._SLICE", 14)
     blocks = function_difference(module, tensors, other.__getitem__, inputs)
