@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from rebasin_core.specs.operators.base import OperatorRules, Rule, Rules
+    from rebasin_core.specs.operators.base import Rule, Rules
     from rebasin_core.specs.tracing.capture import Method
     from rebasin_core.specs.tracing.trace import TracedSpec
     from rebasin_core.specs.unification.terms import Reason
@@ -121,16 +121,4 @@ def installed_rules(registry: Registry | None = None) -> Rules:
     return found
 
 
-def installed_rule_families(registry: Registry | None = None) -> list[type[OperatorRules]]:
-    """Return the families of operator rules of all plugins.
-
-    Args:
-        registry: Registry of plugins; all installed plugins if None.
-
-    Returns:
-        The families.
-    """
-    return [entry.kind for entry in (registry or default_registry()).all() if entry.family == "operator_rules"]
-
-
-find_rules_by(installed_rules, installed_rule_families)
+find_rules_by(installed_rules)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal, TypeAlias, final
 
 from pydantic import PositiveInt, field_validator
@@ -10,7 +11,14 @@ from torch.nn import functional
 from typing_extensions import override
 
 from rebasin_core.architectures.base import Architecture
-from rebasin_core.architectures.layers import NormName, initialized, norm_layer, norm_rows
+from rebasin_core.architectures.layers import (
+    NormalizedLayer,
+    NormName,
+    initialized,
+    kinds_of_layers,
+    norm_layer,
+    norm_rows,
+)
 from rebasin_core.specs.blocks import conv, dense
 from rebasin_core.specs.table import TableSpec
 
@@ -20,6 +28,7 @@ if TYPE_CHECKING:
     import torch
 
     from rebasin_core.specs.base import PermutationSpec
+    from rebasin_core.specs.unit_maps import KindsByGroup
 
 ShortcutName: TypeAlias = Literal["conv", "pad"]
 
@@ -101,24 +110,36 @@ class CifarResNetSpec(TableSpec):
     @property
     @override
     def table(self) -> Mapping[str, str]:
+        table: dict[str, str] = {}
+        for layer in self._layers:
+            table |= conv(layer.name, layer.inputs, layer.outputs, bias=False)
+            table |= norm_rows(self._norm, layer.norm, layer.outputs)
+        return table | dense("head", self._layers[-1].outputs, "-")
+
+    @property
+    @override
+    def kinds(self) -> KindsByGroup:
+        return kinds_of_layers(self._norm, self._layers, "head", self._layers[-1].outputs)
+
+    @cached_property
+    def _layers(self) -> list[NormalizedLayer]:
+        """The convolutions, each with its normalization."""
         stream = "stem"
-        table = conv("stem", "-", stream, bias=False) | norm_rows(self._norm, "stem_norm", stream)
+        found = [NormalizedLayer("stem", "stem_norm", "-", stream)]
         blocks = sorted({int(name.split(".")[1]) for name in self.shapes if name.startswith("blocks.")})
-        for block in blocks:
-            name = f"blocks.{block}"
+        for name in (f"blocks.{block}" for block in blocks):
             before = stream
             widened = self.shapes[f"{name}.conv2.weight"][0] != self.shapes[f"{name}.conv1.weight"][1]
             if f"{name}.shortcut.weight" in self.shapes:
                 stream = name
-                table |= conv(f"{name}.shortcut", before, stream, bias=False)
-                table |= norm_rows(self._norm, f"{name}.shortcut_norm", stream)
+                found.append(NormalizedLayer(f"{name}.shortcut", f"{name}.shortcut_norm", before, stream))
             elif widened:
                 stream = f"{name}.first + {before} + {name}.last"
-            table |= conv(f"{name}.conv1", before, f"{name}.inner", bias=False)
-            table |= norm_rows(self._norm, f"{name}.norm1", f"{name}.inner")
-            table |= conv(f"{name}.conv2", f"{name}.inner", stream, bias=False)
-            table |= norm_rows(self._norm, f"{name}.norm2", stream)
-        return table | dense("head", stream, "-")
+            found += [
+                NormalizedLayer(f"{name}.conv1", f"{name}.norm1", before, f"{name}.inner"),
+                NormalizedLayer(f"{name}.conv2", f"{name}.norm2", f"{name}.inner", stream),
+            ]
+        return found
 
     @property
     @override

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, final
 
 import torch
@@ -11,9 +12,11 @@ from torch.nn import functional
 from typing_extensions import override
 
 from rebasin_core.specs.blocks import batch_norm, norm
+from rebasin_core.specs.unit_maps import UnitMaps
+from rebasin_core.symmetry.kind import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 NormName: TypeAlias = Literal["batch", "layer", "frn"]
 
@@ -71,6 +74,61 @@ class FilterResponseNorm(nn.Module):
         scale = weight * torch.rsqrt(inputs.square().mean((2, 3), keepdim=True) + self._eps)
         # max(y, t) as relu(y - t) + t, because the backward pass of a maximum is four times slower.
         return torch.relu(inputs * scale + (bias - threshold)) + threshold
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class NormalizedLayer:
+    """A layer that is normalized and, alone or after a sum with others, rectified.
+
+    Attributes:
+        name: Name of the layer.
+        norm: Name of its normalization.
+        inputs: Axis of its input units, in the notation of tables.
+        outputs: Axis of its output units.
+    """
+
+    name: str
+    norm: str
+    inputs: str
+    outputs: str
+
+
+def kinds_of_layers(
+    name: NormName, layers: Sequence[NormalizedLayer], head: str, inputs: str
+) -> dict[str, list[UnitMaps]]:
+    """Return the linear maps of units that are normalized and rectified.
+
+    Each layer and its normalization admit signs of their own: the normalization does not see the sign of its input, if
+    its scale changes sign too. Behind the normalizations, the units admit positive scales.
+
+    Args:
+        name: ``batch``, ``layer`` or ``frn``.
+        layers: All layers.
+        head: Name of the dense layer that consumes the last units.
+        inputs: Axis of these units.
+
+    Returns:
+        The families of every group.
+    """
+    statistics = {"batch": ("weight", "running_mean"), "frn": ("weight",), "layer": ()}[name]
+    outputs = ("weight", "bias", "threshold") if name == "frn" else ("weight", "bias")
+    found: dict[str, list[UnitMaps]] = {}
+    for group in dict.fromkeys(group for layer in layers for group in _groups_of(layer.outputs)):
+        own = [layer for layer in layers if group in _groups_of(layer.outputs)]
+        signs = [(f"{one.name}.*:0", *(f"{one.norm}.{tensor}" for tensor in statistics)) for one in own]
+        found[group] = [UnitMaps(kind=Kind.SIGN, produces=produces) for produces in signs if statistics]
+        readers = [layer.name for layer in layers if group in _groups_of(layer.inputs)]
+        readers += [head] if group in _groups_of(inputs) else []
+        produces = tuple(f"{layer.norm}.{tensor}" for layer in own for tensor in outputs)
+        consumes = tuple(f"{reader}.weight:1" for reader in readers)
+        found[group].append(UnitMaps(kind=Kind.POSITIVE, produces=produces, consumes=consumes))
+    return found
+
+
+def _groups_of(axis: str) -> list[str]:
+    """Return the groups of a concatenation, or of a product with positions."""
+    return axis.removesuffix("*-").split(" + ")
 
 
 def norm_layer(name: NormName, channels: int) -> nn.Module:

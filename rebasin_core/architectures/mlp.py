@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rebasin_core.specs.base import PermutationSpec
+    from rebasin_core.specs.unit_maps import KindsByGroup
 
 ActivationName: TypeAlias = Literal["relu", "tanh", "gelu", "silu", "elu", "leaky_relu", "sigmoid", "identity"]
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -33,6 +34,8 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "sigmoid": nn.Sigmoid,
     "identity": nn.Identity,
 }
+# The linear maps of units that commute with each activation.
+_KINDS = {"relu": "positive", "leaky_relu": "positive", "tanh": "sign", "identity": "invertible"}
 
 
 @final
@@ -73,7 +76,7 @@ class MLPArchitecture(Architecture):
 
     @override
     def _spec(self, model: nn.Module) -> PermutationSpec:
-        return MLPSpec(model)
+        return MLPSpec(model, activation=self.activation)
 
 
 @final
@@ -82,10 +85,12 @@ class MLPSpec(TableSpec):
 
     Args:
         tensors: The model, or its tensors by name: ``layers.<l>.weight`` and, if there are biases, ``layers.<l>.bias``.
+        activation: The activation, which determines the linear maps of the units; only permutations if None.
     """
 
-    def __init__(self, tensors: nn.Module | Mapping[str, Tensor]) -> None:
+    def __init__(self, tensors: nn.Module | Mapping[str, Tensor], *, activation: ActivationName | None = None) -> None:
         super().__init__(tensors)
+        self._kind = _KINDS.get(activation or "")
         self._depth = 1 + max(
             (int(name.split(".")[1]) for name in self.shapes if name.startswith("layers.")), default=0
         )
@@ -100,6 +105,11 @@ class MLPSpec(TableSpec):
             if f"layers.{layer}.bias" in self.shapes:
                 table[f"layers.{layer}.bias"] = after
         return table
+
+    @property
+    @override
+    def kinds(self) -> KindsByGroup:
+        return {f"hidden.{layer}": self._kind for layer in range(self._depth - 1)} if self._kind else {}
 
 
 @final

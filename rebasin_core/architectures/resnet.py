@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, final
 
 from pydantic import PositiveInt
@@ -10,7 +12,7 @@ from torch.nn import functional
 from typing_extensions import override
 
 from rebasin_core.architectures.base import Architecture
-from rebasin_core.architectures.layers import initialized
+from rebasin_core.architectures.layers import NormalizedLayer, initialized, kinds_of_layers
 from rebasin_core.specs.blocks import batch_norm, conv, dense
 from rebasin_core.specs.table import TableSpec
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from rebasin_core.specs.base import PermutationSpec
+    from rebasin_core.specs.unit_maps import KindsByGroup
 
 ResNetDepth: TypeAlias = Literal[18, 34, 50, 101, 152]
 _BLOCKS: Final = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -72,22 +75,32 @@ class ResNetSpec(TableSpec):
     @property
     @override
     def table(self) -> Mapping[str, str]:
+        table: dict[str, str] = {}
+        for layer in self._layers:
+            table |= conv(layer.name, layer.inputs, layer.outputs, bias=False) | batch_norm(layer.norm, layer.outputs)
+        return table | dense("fc", self._layers[-1].outputs, "-")
+
+    @property
+    @override
+    def kinds(self) -> KindsByGroup:
+        return kinds_of_layers("batch", self._layers, "fc", self._layers[-1].outputs)
+
+    @cached_property
+    def _layers(self) -> list[NormalizedLayer]:
+        """The convolutions, each with its batch normalization."""
         stream = "conv1"
-        table = conv("conv1", "-", stream, bias=False) | batch_norm("bn1", stream)
+        found = [NormalizedLayer("conv1", "bn1", "-", stream)]
         for block in dict.fromkeys(name.rsplit(".", 2)[0] for name in self.shapes if ".conv1." in name):
             before = stream
-            units = [f"{block}.conv1"]
             if f"{block}.downsample.0.weight" in self.shapes:
                 stream = f"{block}.downsample"
-                table |= conv(f"{block}.downsample.0", before, stream, bias=False)
-                table |= batch_norm(f"{block}.downsample.1", stream)
+                found.append(NormalizedLayer(f"{stream}.0", f"{stream}.1", before, stream))
             units = [before, f"{block}.conv1", stream]
             if f"{block}.conv3.weight" in self.shapes:
                 units.insert(2, f"{block}.conv2")
-            for number in range(1, len(units)):
-                table |= conv(f"{block}.conv{number}", units[number - 1], units[number], bias=False)
-                table |= batch_norm(f"{block}.bn{number}", units[number])
-        return table | dense("fc", stream, "-")
+            for number, (inputs, outputs) in enumerate(pairwise(units), 1):
+                found.append(NormalizedLayer(f"{block}.conv{number}", f"{block}.bn{number}", inputs, outputs))
+        return found
 
 
 @final

@@ -15,11 +15,14 @@ from rebasin_core.architectures.layers import TransformerBlock, initialized
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.specs.blocks import attention, conv, dense, embedding, norm
 from rebasin_core.specs.table import TableSpec
+from rebasin_core.specs.unit_maps import UnitMaps
+from rebasin_core.symmetry.kind import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from rebasin_core.specs.base import PermutationSpec
+    from rebasin_core.specs.unit_maps import KindsByGroup
 
 
 class AbstractTransformer(Architecture):
@@ -163,6 +166,28 @@ class TransformerSpec(TableSpec):
             table |= attention(f"{name}.attention", "stream", group)
             table |= dense(f"{name}.up", "stream", f"{name}.up") | dense(f"{name}.down", f"{name}.up", "stream")
         return table
+
+    @property
+    @override
+    def kinds(self) -> KindsByGroup:
+        blocks = [group.removesuffix(".heads") for group in self._heads]
+        readers = {f"{block}.norm1": f"{block}.attention.qkv.weight:1" for block in blocks}
+        readers |= {f"{block}.norm2": f"{block}.up.weight:1" for block in blocks}
+        readers |= {"norm": "head.weight:1"} if "head.weight" in self.shapes else {}  # not of a tied embedding
+        scales = [
+            UnitMaps(kind=Kind.NONZERO, produces=(f"{name}.weight", f"{name}.bias"), consumes=(reader,))
+            for name, reader in readers.items()
+        ]
+        ones = ("norm.weight", "blocks.*.norm?.weight")
+        found: dict[str, list[UnitMaps]] = {"stream": [*scales, UnitMaps(kind=Kind.ORTHOGONAL_FIXING_ONES, ones=ones)]}
+        for group in self._heads:
+            name = f"{group.removesuffix('.heads')}.attention"
+            fused = (f"{name}.qkv.*:0.0",)
+            found[f"{group}.query"] = [UnitMaps(kind=Kind.INVERTIBLE, produces=fused, consumes=(f"{name}.qkv.*:0.1",))]
+            found[f"{group}.value"] = [
+                UnitMaps(kind=Kind.INVERTIBLE, produces=fused, consumes=(f"{name}.out.weight:1",))
+            ]
+        return found
 
     @property
     @override

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias, final
 
 from pydantic import Field
@@ -9,9 +10,10 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from rebasin_core.architectures.base import Architecture
-from rebasin_core.architectures.layers import initialized
+from rebasin_core.architectures.layers import NormalizedLayer, initialized, kinds_of_layers
 from rebasin_core.specs.blocks import batch_norm, conv, dense
 from rebasin_core.specs.table import TableSpec
+from rebasin_core.symmetry.kind import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from rebasin_core.specs.base import PermutationSpec
+    from rebasin_core.specs.unit_maps import KindsByGroup
 
 VGGDepth: TypeAlias = Literal[11, 13, 16, 19]
 _STAGES: Final = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
@@ -91,6 +94,19 @@ class VGGSpec(TableSpec):
             if f"norms.{layer}.weight" in self.shapes:
                 table |= batch_norm(f"norms.{layer}", units[layer + 1])
         return table | dense("head", f"{units[-1]}*-", "-")
+
+    @property
+    @override
+    def kinds(self) -> KindsByGroup:
+        count = sum(name.startswith("convs.") and name.endswith(".weight") for name in self.shapes)
+        units = ["-", *(f"convs.{layer}" for layer in range(count))]
+        if "norms.0.weight" not in self.shapes:
+            return dict.fromkeys(units[1:], Kind.POSITIVE)
+        layers = [
+            NormalizedLayer(after, f"norms.{layer}", before, after)
+            for layer, (before, after) in enumerate(pairwise(units))
+        ]
+        return kinds_of_layers("batch", layers, "head", units[-1])
 
 
 @final

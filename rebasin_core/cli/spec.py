@@ -152,6 +152,18 @@ def _print_spec(found: TracedSpec) -> None:
     axes = layout.as_json()["axes"]
     rows = [[name, "x".join(map(str, layout.shape(name))), axes[name]] for name in layout.axes]
     click.echo(wrapped_table(rows, ["tensor", "shape", "axes"], width=terminal_width()))
-    groups = [[group.name, str(group.size), group.within or ""] for group in layout.groups.values()]
-    click.echo(f"\n{wrapped_table(groups, ['group', 'size', 'within'], width=terminal_width())}\n")
+    groups = [
+        [
+            group.name,
+            str(group.size),
+            group.within or "",
+            f"{group.log10_order:.1f}",
+            group.maps or "none",
+            str(group.folded_dimension),
+            group.limit.label if group.limit else "",
+        ]
+        for group in found.coverage.kinds
+    ]
+    names = ["group", "size", "within", "log10 of the order", "linear maps", "dimension", "limited by"]
+    click.echo(f"\n{wrapped_table(groups, names, width=terminal_width())}\n")
     click.echo(str(found.coverage))

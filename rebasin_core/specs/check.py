@@ -14,6 +14,7 @@ from rebasin_core.errors import SpecError
 from rebasin_core.specs.base import require_spec
 from rebasin_core.specs.checking.advice import Adviser, traced_layout
 from rebasin_core.specs.checking.examination import Examination
+from rebasin_core.specs.checking.maps import MapFindings, examine_maps
 from rebasin_core.specs.checking.parts import restricted
 from rebasin_core.specs.checking.runs import Inputs
 from rebasin_core.tensors.checks import shorten
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 # Maximum number of names of each list in a report.
 _SHOWN = 12
+_NAMES = {torch.finfo(dtype).eps: str(dtype).removeprefix("torch.") for dtype in (torch.float64, torch.float32)}
 
 
 @final
@@ -53,6 +55,12 @@ class SpecCheck:
             wrong axis there would not have been detected.
         inert: Tensors on which the outputs do not depend at any parameters, such as the bias of a key before a softmax.
         reason: Why no outputs could be compared; empty if they were.
+        failing_maps: Families of linear maps that change the function, as group and kind, each with the error when only
+            a map of this family is applied.
+        dimension: Number of continuous parameters of the linear maps that were checked, after normalization scales are
+            folded.
+        log2_signs: Number of signs that can be chosen, one for each unit with a sign or nonzero factor.
+        precision: The machine precision in which the outputs were compared: 2.2e-16 in float64.
     """
 
     error: float
@@ -65,10 +73,15 @@ class SpecCheck:
     untested: Mapping[str, str] = field(default_factory=dict)
     inert: tuple[str, ...] = ()
     reason: str = ""
+    failing_maps: Mapping[str, float] = field(default_factory=dict)
+    dimension: int = 0
+    log2_signs: int = 0
+    precision: float = 2.0**-52
 
     def __post_init__(self) -> None:
         """Freeze the mappings."""
         object.__setattr__(self, "failing_groups", FrozenMapping(dict(self.failing_groups)))
+        object.__setattr__(self, "failing_maps", FrozenMapping(dict(self.failing_maps)))
         object.__setattr__(self, "untested", FrozenMapping(dict(self.untested)))
 
     @property
@@ -89,11 +102,19 @@ class SpecCheck:
             first = f"not checked: {self.reason}"
         else:
             preserved = "preserved" if self.kept else "NOT preserved"
-            first = f"function {preserved}: max. relative error {self.error:.1e} (tolerance {self.tolerance:.0e})"
+            first = (
+                f"function {preserved}: max. relative error {self.error:.1e} (tolerance {self.tolerance:.0e}, in "
+                f"{_NAMES.get(self.precision, f'precision {self.precision:.1e}')})"
+            )
         permuted = f"{len(self.moved)} of {count} tensors are permuted"
         order = f"{permuted}; log10 of the group order: {self.log10_order:.1f}"
         lines = [first, order]
+        if self.dimension or self.log2_signs:
+            lines.append(f"linear maps: {self.dimension} continuous dimensions, {self.log2_signs} signs")
         lines += [f"  group {name!r} alone: relative error {error:.1e}" for name, error in self.failing_groups.items()]
+        lines += [
+            f"  maps of group {name} alone: relative error {error:.1e}" for name, error in self.failing_maps.items()
+        ]
         lines += [f"  suggestion for group {change}" for change in self.suggestions]
         lines += self._untested_lines()
         if self.inert:
@@ -139,7 +160,7 @@ def check_spec(  # ruff: ignore[too-many-arguments] - the last three have defaul
     tolerance: float = 1e-9,
     generator: torch.Generator | None = None,
 ) -> SpecCheck:
-    r"""Check numerically that the permutations of a specification leave the outputs of a model unchanged.
+    r"""Check numerically that the symmetries of a specification leave the outputs of a model unchanged.
 
     The model runs in evaluation mode and float64. Casts to lower precision inside the model are disabled; operators
     without float64 support are decomposed or run in float32. Parameters and floating-point buffers are replaced by
@@ -157,6 +178,13 @@ def check_spec(  # ruff: ignore[too-many-arguments] - the last three have defaul
     bias of a key before a softmax. A group element may change the outputs by at most a thousandth of the effect of each
     tensor alone.
 
+    If the permutations preserve the function, random linear maps of all families of `PermutationSpec.symmetry` and
+    `PermutationSpec.folded_symmetry` are applied together, at two of these parameters; those that need normalization
+    scales of one at the first, with these scales. If the outputs change, each family is applied alone, and a smaller
+    kind, or another degree of one tensor, is searched for. Matrices round every weight, so changes up to
+    $10^4\varepsilon$ count as rounding. The linear maps add two to four runs of the model, and a factorization of
+    cost $O(n^3)$ for a matrix of $n$ units.
+
     A model that is random in evaluation mode runs with a fixed seed. If a group element still changes the outputs, it
     runs with random numbers that are permuted with the units for which they are drawn. If the unit of a random number
     cannot be determined, the model is not checked.
@@ -172,8 +200,8 @@ def check_spec(  # ruff: ignore[too-many-arguments] - the last three have defaul
         generator: Random number generator; seeded with 0 if None.
 
     Returns:
-        The outcome. On failure it names the failing groups and suggests corrections of their axes. Call
-        `SpecCheck.require` to raise an error instead.
+        The outcome. On failure it names the failing groups, or the groups and kinds of failing linear maps, and
+        suggests corrections. Call `SpecCheck.require` to raise an error instead.
 
     Raises:
         SpecError: If the specification and the model have different tensors, or the model cannot be run.
@@ -190,13 +218,30 @@ def check_spec(  # ruff: ignore[too-many-arguments] - the last three have defaul
     found = examined(spec.layout, tries)
     failing: dict[str, float] = {}
     advice: list[str] = []
+    maps = MapFindings()
     if found.point is not None:
         traced = cache(lambda: traced_layout(model, inputs, lambda layout: examined(layout, 1).point is None))
         failing, advice = _faults(spec.layout, found, traced)
+    elif not found.reason:
+        maps = examine_maps(spec, found, generator)
+        advice = [f"{one.name}: {one.suggestion}" for one in maps.failing]
+    return _outcome(spec, found, maps, failing, advice, tolerance)
+
+
+def _outcome(  # ruff: ignore[too-many-positional-arguments] - all that was found
+    spec: PermutationSpec,
+    found: Findings,
+    maps: MapFindings,
+    failing: Mapping[str, float],
+    advice: Sequence[str],
+    tolerance: float,
+) -> SpecCheck:
     layout = spec.layout
+    is_worse = maps.error / maps.limit > found.error / found.limit
+    limit = maps.limit if is_worse else found.limit
     return SpecCheck(
-        error=found.error,
-        tolerance=tolerance if math.isinf(found.limit) else found.limit,
+        error=maps.error if is_worse else found.error,
+        tolerance=tolerance if math.isinf(limit) else limit,
         failing_groups=failing,
         suggestions=tuple(advice),
         moved=layout.moved,
@@ -205,6 +250,10 @@ def check_spec(  # ruff: ignore[too-many-arguments] - the last three have defaul
         untested=found.untested,
         inert=found.inert,
         reason=found.reason,
+        failing_maps={one.name: one.error for one in maps.failing},
+        dimension=spec.folded_symmetry.dimension,
+        log2_signs=spec.folded_symmetry.log2_signs,
+        precision=max((point.precision for point in found.limits), default=2.0**-52),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Collection, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal, final
 
 from pydantic import Field, PositiveInt
@@ -12,6 +13,7 @@ from typing_extensions import override
 
 from rebasin_core.errors import SpecError, nearest
 from rebasin_core.specs.base import PermutationSpec, SpecFactory
+from rebasin_core.specs.unit_maps import KindsByGroup, UnitMaps, symmetries_of
 from rebasin_core.symmetry.axis import Atom, Group
 from rebasin_core.symmetry.layout import Layout
 from rebasin_core.symmetry.notation import parse_axes
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rebasin_core.specs.operators.base import Rules
+    from rebasin_core.symmetry.linear import Symmetry
     from rebasin_core.symmetry.notation import Expression
 
 
@@ -81,9 +84,37 @@ class TableSpec(PermutationSpec):
         """Names of the buffers, if the tensors are given by name; None to use those of the module, if given."""
         return None
 
+    @property
+    def kinds(self) -> KindsByGroup:
+        """Linear maps of the units of groups, such as ``{"hidden": "positive"}``; may be a class attribute.
+
+        A value is a kind, a mapping of the fields of `UnitMaps`, or a list of several families.
+        """
+        return {}
+
     @final
     @override
     def _layout(self) -> Layout:
+        return self._symmetries[0].permutations
+
+    @final
+    @override
+    def _symmetry(self) -> Symmetry:
+        return self._symmetries[0]
+
+    @final
+    @property
+    @override
+    def folded_symmetry(self) -> Symmetry:
+        return self._symmetries[1]
+
+    @cached_property
+    def _symmetries(self) -> tuple[Symmetry, Symmetry]:
+        require_mapping(self.kinds, "kinds as a mapping by the names of groups")
+        return symmetries_of(self.kinds, self._full_layout())
+
+    def _full_layout(self) -> Layout:
+        """Return the groups and axes of the table, including groups that have maps but no permutations."""
         require_mapping(self.table, "a table as a mapping of axes by the names of tensors")
         require_mapping(self.sizes, "sizes as a mapping of integers by the names of groups")
         for part in (*self.table.values(), *self.table):
@@ -129,6 +160,7 @@ def table_spec(
     *,
     sizes: Mapping[str, int] | None = None,
     buffers: Collection[str] | None = None,
+    kinds: KindsByGroup | None = None,
 ) -> TableSpec:
     """Create a specification from a table, without a subclass of `TableSpec`.
 
@@ -138,20 +170,23 @@ def table_spec(
         sizes: Sizes of groups that the shapes do not determine.
         buffers: Names of the buffers, if ``tensors`` are given by name; used to divide a state dict into parameters
             and buffers. If None, integer tensors and normalization statistics are assumed to be buffers.
+        kinds: Linear maps of the units of groups, as in `TableSpec.kinds`.
 
     Returns:
         The specification.
 
     Raises:
-        SpecError: If the table does not match the tensors.
+        SpecError: If the table does not match the tensors, or the kinds do not match the table.
 
     Examples:
         >>> from torch import nn
-        >>> spec = table_spec({"weight": "-, -", "bias": "-"}, nn.Linear(4, 3))
-        >>> spec.layout.log10_order
-        0.0
+        >>> table = {"0.weight": "hidden, -", "0.bias": "hidden", "2.weight": "-, hidden", "2.bias": "-"}
+        >>> model = nn.Sequential(nn.Linear(4, 7), nn.ReLU(), nn.Linear(7, 3))
+        >>> spec = table_spec(table, model, kinds={"hidden": "positive"})
+        >>> spec.symmetry.dimension, list(spec.symmetry.linear[0].degrees.values())
+        (7, [1, 1, -1])
     """
-    spec = _GivenTable(tensors, table, {} if sizes is None else sizes, buffers)
+    spec = _GivenTable(tensors, table, {} if sizes is None else sizes, buffers, kinds)
     _ = spec.layout  # raise here rather than at the first use
     return spec
 
@@ -179,9 +214,12 @@ class TableSpecFactory(SpecFactory):
     sizes: Mapping[str, PositiveInt] = Field(default_factory=dict)
     """Sizes of groups that the shapes do not determine, such as the number of heads."""
 
+    kinds: Mapping[str, str | UnitMaps | tuple[str | UnitMaps, ...]] = Field(default_factory=dict)
+    """Linear maps of the units of groups, such as ``hidden: positive``."""
+
     @override
     def derive(self, model: nn.Module, example_inputs: Tensor, *, rules: Rules | None = None) -> PermutationSpec:
-        return table_spec(self.table, model, sizes=self.sizes)
+        return table_spec(self.table, model, sizes=self.sizes, kinds=self.kinds)
 
 
 @final
@@ -194,9 +232,11 @@ class _GivenTable(TableSpec):
         table: Mapping[str, str],
         sizes: Mapping[str, int],
         buffers: Collection[str] | None,
+        kinds: KindsByGroup | None,
     ) -> None:
         super().__init__(tensors)
         self._buffers = buffers
+        self._kinds = kinds or {}
         self._table = table
         self._sizes = sizes
 
@@ -214,6 +254,11 @@ class _GivenTable(TableSpec):
     @override
     def buffers(self) -> Collection[str] | None:
         return self._buffers
+
+    @property
+    @override
+    def kinds(self) -> KindsByGroup:
+        return self._kinds
 
 
 def _nesting(table: Mapping[str, tuple[Expression, ...]]) -> dict[str, str | None]:

@@ -34,6 +34,11 @@ class Kind(StrEnum):
         """Whether a map is one real factor per unit."""
         return self in {Kind.SIGN, Kind.POSITIVE, Kind.NONZERO}
 
+    @property
+    def has_signs(self) -> bool:
+        """Whether a map has one sign per unit."""
+        return self in {Kind.SIGN, Kind.NONZERO}
+
     def map_shape(self, size: int) -> tuple[int, ...]:
         """Return the shape of a map of ``size`` units, without the dimensions of outer groups.
 

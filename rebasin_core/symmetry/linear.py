@@ -217,7 +217,7 @@ class Symmetry:
     @cached_property
     def log2_signs(self) -> int:
         """The binary logarithm of the number of choices of signs: one per unit with a sign or a nonzero factor."""
-        signed = [item.group for item in self.linear if item.kind in {Kind.SIGN, Kind.NONZERO}]
+        signed = [item.group for item in self.linear if item.kind.has_signs]
         return sum(math.prod(self.layout.index_shape(group)) for group in signed)
 
     @cached_property

@@ -32,6 +32,18 @@ _CONTAINED: Final[Mapping[Kind, tuple[Kind, ...]]] = {
 }
 
 
+def contained_kinds(kind: Kind) -> tuple[Kind, ...]:
+    """Return the kinds of maps that a kind contains, the largest first.
+
+    Args:
+        kind: A kind.
+
+    Returns:
+        The kind itself, and smaller ones.
+    """
+    return _CONTAINED[kind]
+
+
 def restricted_to(symmetry: Symmetry, kinds: Collection[Kind]) -> Symmetry:
     """Return a symmetry with the maps of some kinds only.
 

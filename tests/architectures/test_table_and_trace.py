@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rebasin_core import Layout
     from rebasin_core.architectures.cifar_resnet import ShortcutName
     from rebasin_core.architectures.layers import NormName
+    from rebasin_core.symmetry import Kind, Slot, Symmetry
 
 IMAGE = (3, 32, 32)
 RESNETS: list[tuple[int, NormName, ShortcutName, int]] = [
@@ -31,6 +32,9 @@ def _resnet(
 
 CASES: dict[str, tuple[rc.Architecture, tuple[int, ...]]] = {
     "mlp": (rc.architectures.MLPArchitecture(hidden=[7, 5]), IMAGE),
+    "mlp-tanh": (rc.architectures.MLPArchitecture(hidden=[7, 5], activation="tanh"), IMAGE),
+    "mlp-gelu": (rc.architectures.MLPArchitecture(hidden=[7, 5], activation="gelu"), IMAGE),
+    "mlp-identity": (rc.architectures.MLPArchitecture(hidden=[7, 5], activation="identity", bias=False), IMAGE),
     "vgg11": (rc.architectures.VGGArchitecture(depth=11, width=0.0625), IMAGE),
     "vgg16": (rc.architectures.VGGArchitecture(depth=16, width=0.0625, batch_norm=False), (3, 40, 40)),
     **{"cifar_resnet{}-{}-{}-{}".format(*options): _resnet(*options) for options in RESNETS},
@@ -55,6 +59,13 @@ def canonical(layout: Layout) -> tuple[dict[str, tuple[str, ...]], dict[str, tup
     return renamed, groups
 
 
+def maps(symmetry: Symmetry) -> set[tuple[Kind, frozenset[tuple[Slot, int]], tuple[str, ...]]]:
+    """Return the kind, the degrees and the scales of every family; the name of its group does not matter."""
+    found = [(one.kind, frozenset(one.degrees.items()), tuple(sorted(one.ones))) for one in symmetry.linear]
+    assert len(found) == len(set(found))
+    return set(found)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_table_and_trace_agree_and_preserve_the_function(case: str) -> None:
     architecture, shape = CASES[case]
@@ -62,6 +73,8 @@ def test_table_and_trace_agree_and_preserve_the_function(case: str) -> None:
     inputs = architecture.example_inputs(shape, 10)
     table, trace = architecture.spec(model), rc.trace_spec(model, inputs)
     assert canonical(table.layout) == canonical(trace.layout)
+    assert maps(table.symmetry) == maps(trace.symmetry)
+    assert maps(table.folded_symmetry) == maps(trace.folded_symmetry)
     assert not trace.coverage.without_rule
     rc.check_spec(table, model, inputs).require()
 

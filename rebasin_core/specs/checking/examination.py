@@ -42,6 +42,7 @@ class Findings:
         element: That group element.
         reason: Why no outputs could be compared; empty if they were.
         first: The first point that was examined.
+        limits: For every point at which group elements were tried, the largest change that counts as rounding.
     """
 
     error: float = 0.0
@@ -52,6 +53,7 @@ class Findings:
     element: Permutation | None = None
     reason: str = ""
     first: Point | None = None
+    limits: dict[Point, float] = field(default_factory=dict)
 
 
 @final
@@ -160,6 +162,7 @@ class Examination:
 
     def _passes(self, point: Point, limit: float, found: Findings, number: int) -> bool:
         """Try group elements at a point, and record the largest ratio of error and tolerance."""
+        found.limits[point] = min(limit, found.limits.get(point, math.inf))
         elements = [self._derangement]
         elements += [
             Permutation.random(self._layout, generator=self._generator)

@@ -8,18 +8,27 @@ axes becomes equations between degrees, and how they see units becomes a limit o
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, final
 
 from rebasin_core.specs.kinds.degree import Degree
 from rebasin_core.specs.kinds.statement import Equation, Seen
+from rebasin_core.specs.operators.default import sight_of
 from rebasin_core.specs.unification.constraints import Constraints, factor_atomic
 from rebasin_core.specs.unification.nesting import cells
 from rebasin_core.specs.unification.relation import Relation, Sight
-from rebasin_core.specs.unification.terms import Reason, Uniform, Variable, concatenation, length, substitute
+from rebasin_core.specs.unification.terms import (
+    Reason,
+    Uniform,
+    Variable,
+    concatenation,
+    length,
+    substitute,
+    without_zeros,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from rebasin_core.specs.operators.base import Sights
     from rebasin_core.specs.operators.call import Call
@@ -28,6 +37,7 @@ if TYPE_CHECKING:
     from rebasin_core.specs.unification.terms import AxisTerm, AxisTerms, Factor
     from rebasin_core.symmetry.linear import Slot
 
+_SCALED = "units are multiplied by a vector"
 _SPLIT = Reason("split", "an axis", "its units are used differently")
 
 
@@ -192,7 +202,7 @@ class DegreeConstraints:
         factors.popleft()
         new = Variable(size, reason)
         new.parts = ((),) * size
-        factors.extendleft(reversed([new, *map(self._stack(new), zip(*parts, strict=True))]))
+        factors.extendleft(reversed([new, *(self.stacked(new, own) for own in zip(*parts, strict=True))]))
 
     def restrict(self, term: AxisTerm, path: PartPath) -> AxisTerm:
         """Restrict an axis to a part of another axis of the same tensor.
@@ -217,7 +227,10 @@ class DegreeConstraints:
             The axes of its outputs; axes of absolute values are new.
         """
         sight = self._sight_of(call, results)
-        if sight in {Sight.COPY, Sight.LINEAR}:
+        if sight is Sight.COPY:
+            return results
+        results = [tuple(map(without_zeros, terms)) for terms in results]  # such as the mean of a normalization
+        if sight is Sight.LINEAR:
             return results
         reason = call.because(f"units are seen by {call.operator.removeprefix('aten.')}")
         terms = [term for terms in (*results, *(call.tensors if sight is Sight.ANY else ())) for term in terms]
@@ -234,20 +247,12 @@ class DegreeConstraints:
                 yield degree
 
     def _sight_of(self, call: Call, results: list[AxisTerms]) -> Sight:
-        plain = call.operator.removesuffix("_")
-        sight = self._sights.get(call.operator) or self._sights.get(plain) or Sight.ANY
-        is_to_integers = getattr(call.arguments.get("dtype"), "is_floating_point", True) is False
-        # Further outputs are indices or statistics.
-        if is_to_integers or (sight is not Sight.COPY and call.used - {0}):
-            return Sight.ANY
+        sight = sight_of(call, self._sights)
         if call.operator.endswith("_") and sight in {Sight.LINEAR, Sight.EVEN}:
             before = [variable for term in call.first for variable in self._variables(term)]
             after = [variable for terms in results for term in terms for variable in self._variables(term)]
             return sight if before == after and sight is Sight.LINEAR else Sight.ANY
         return sight
-
-    def _stack(self, new: Variable) -> _Stacker:
-        return _Stacker(self, new)
 
     def stacked(self, new: Variable, factors: Sequence[Factor]) -> Factor:
         """Return the axis of a stacked tensor, from that of each part.
@@ -337,14 +342,16 @@ class DegreeConstraints:
             self.equations.append(Equation(first, second, relation is Relation.CONTRACTED, reason))
             return self._computed(x)
         if relation is Relation.TIED:
-            self._use(first, Sight.ANY, reason)
-            self._use(second, Sight.ANY, reason)
+            tied = replace(reason, why="units are combined by any function")
+            self._use(first, Sight.ANY, tied)
+            self._use(second, Sight.ANY, tied)
             return x
         total = first.plus(second, -1 if relation is Relation.QUOTIENT else 1)
         if x is y and relation is Relation.PRODUCT:
             return self.new_axis(x.size, replace(total, sign=frozenset(), square_of=first))
-        self._use(first, Sight.DIAGONAL, reason, second.own_slot)
-        self._use(second, Sight.DIAGONAL, reason, first.own_slot)
+        scaled = replace(reason, why=_SCALED)
+        self._use(first, Sight.DIAGONAL, scaled, second.own_slot)
+        self._use(second, Sight.DIAGONAL, scaled, first.own_slot)
         return self.new_axis(x.size, total)
 
     def _computed(self, x: Variable) -> Variable:
@@ -357,17 +364,18 @@ class DegreeConstraints:
     def _with_constant(self, x: Factor, y: Factor, reason: Reason, relation: Relation) -> Factor:
         """Return the combination of an axis with one along which a tensor has given values."""
         if not self._has_degrees((x,)) and not self._has_degrees((y,)):
-            return self._axes.unify((x,), (y,), reason)[0]
+            return self._axes.unify(without_zeros((x,)), without_zeros((y,)), reason)[0]
         own, constant = (x, y) if self._has_degrees((x,)) else (y, x)
         is_uniform = isinstance(constant, Uniform)
         if relation in {Relation.PRODUCT, Relation.QUOTIENT}:
             if relation is Relation.QUOTIENT and own is y:
                 self.see((own,), Sight.ANY, reason)
             elif not is_uniform:
-                self.see((own,), Sight.DIAGONAL, reason)
-        else:
+                self.see((own,), Sight.DIAGONAL, replace(reason, why=_SCALED))
+        elif not (isinstance(constant, Uniform) and constant.is_zero and relation is not Relation.TIED):
             sums = is_uniform and relation is not Relation.TIED
-            self.see((own,), Sight.SUM if sums else Sight.ANY, reason)
+            why = "the same number is added to all units" if sums else "units are combined with fixed elements"
+            self.see((own,), Sight.SUM if sums else Sight.ANY, replace(reason, why=why))
             if isinstance(own, Variable) and own in self._degrees:
                 return self._computed(own)
         return own
@@ -385,16 +393,3 @@ class DegreeConstraints:
                 self.see((factor,), Sight.ANY, _SPLIT)
                 found.append(factor)
         return tuple(found)
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class _Stacker:
-    """Combines the axes of the parts of a tensor that is stacked along a new axis."""
-
-    constraints: DegreeConstraints
-    new: Variable
-
-    def __call__(self, factors: Iterable[Factor]) -> Factor:
-        """Return the axis in the stacked tensor."""
-        return self.constraints.stacked(self.new, list(factors))

@@ -37,11 +37,13 @@ class Symmetries:
         plain: Those of the model with any parameters.
         folded: Those of the model if the scales of its normalizations are one.
         obstacles: For the scales that no plain symmetry can make one, the reason.
+        limits: For every group that does not admit all invertible maps, the operator that excludes larger ones.
     """
 
     plain: Symmetry
     folded: Symmetry
     obstacles: Mapping[str, Obstacle]
+    limits: Mapping[str, Reason]
 
 
 @final
@@ -75,18 +77,30 @@ class Derivation:
         own = {name: one for name, one in self._evidence.items() if name not in self._fixed}
         maps = {name: None if name in outer else one.maps() for name, one in own.items()}
         found: list[Symmetry] = []
+        limits: dict[str, Reason] = {}
         for folded in (False, True):
             families = {name: _families(one, maps[name], folded=folded) for name, one in own.items()}
             ones = {slot.tensor for each in families.values() for family in each for slot in family.ones}
             kept = {name: each for name, each in of_fixed.items() if not _acts_on(each, ones)}
             found.append(self._symmetry({**families, **kept}, within))
-        obstacles = {
-            slot.tensor: obstacle
+            limits = self._limits(families)
+        plain, folding = found
+        return Symmetries(plain, folding, self._obstacles(maps), limits)
+
+    def _obstacles(self, maps: Mapping[str, Family | None]) -> dict[str, Obstacle]:
+        """Return the reasons why scales that must be one for maps that mix units admit no factors themselves."""
+        found = {
+            slot.tensor: self._evidence[name].obstacle(slot)
             for name, family in maps.items()
-            for slot in (family.ones if family is not None else ())
-            if (obstacle := own[name].obstacle(slot)) is not None
+            for slot in (() if family is None else family.ones)
         }
-        return Symmetries(found[0], found[1], obstacles)
+        return {name: obstacle for name, obstacle in found.items() if obstacle is not None}
+
+    def _limits(self, families: Mapping[str, list[Family]]) -> dict[str, Reason]:
+        """Return the operator that excludes larger maps of each group, unless groups nested in it have maps."""
+        outer = {name for other, own in families.items() if own for name in self._layout.ancestors(other)}
+        limits = {name: self._evidence[name].why_not_larger(own) for name, own in families.items() if name not in outer}
+        return {name: reason for name, reason in limits.items() if reason is not None}
 
     def _symmetry(self, families: Mapping[str, list[Family]], within: Mapping[str, str | None]) -> Symmetry:
         def outer_of(name: str) -> Collection[str]:

@@ -69,7 +69,7 @@ class GroupEvidence:
         for degrees in scales:
             odd = frozenset(slot for slot, degree in degrees.items() if degree % 2)
             admits = bool(odd) and not independent_of([odd], flips)
-            found.append(Family(Kind.NONZERO if admits else Kind.POSITIVE, FrozenMapping(degrees)))
+            found.append(Family(Kind.NONZERO if admits else Kind.POSITIVE, _oriented(degrees)))
             both += [odd] if admits else []
         found += [
             Family(Kind.SIGN, FrozenMapping(dict.fromkeys((slot for slot in self.slots if slot in flip), 1)))
@@ -90,7 +90,7 @@ class GroupEvidence:
         if Sight.NORM not in sights and Sight.SUM not in sights:
             solutions = integer_nullspace(slots, equations)
             if len(solutions) == 1 and set(solutions[0]) == set(slots) and {*map(abs, solutions[0].values())} == {1}:
-                return Family(Kind.INVERTIBLE, FrozenMapping(solutions[0]), ones)
+                return Family(Kind.INVERTIBLE, _oriented(solutions[0]), ones)
             return None
         parities = [(equation.first.sign ^ equation.second.sign) - scales for equation in self.equations]
         if binary_nullspace(slots, parities) != [frozenset(slots)]:
@@ -98,9 +98,31 @@ class GroupEvidence:
         kind = Kind.ORTHOGONAL_FIXING_ONES if Sight.SUM in sights else Kind.ORTHOGONAL
         return Family(kind, FrozenMapping(dict.fromkeys(slots, 1)), ones)
 
-    def why_not_larger(self) -> Reason | None:
-        """Return the first operator that sees single units; None if maps that mix them are admitted."""
-        return self._why_not_mixed(self._norm_scales())
+    def why_not_larger(self, families: Sequence[Family]) -> Reason | None:
+        """Return the first operator that excludes larger maps.
+
+        Args:
+            families: The maps that the group admits.
+
+        Returns:
+            The reason; None if all invertible maps are admitted, or no single operator excludes larger ones.
+        """
+        kinds = {family.kind for family in families}
+        if Kind.INVERTIBLE in kinds:
+            return None
+        mixing = kinds & {Kind.ORTHOGONAL, Kind.ORTHOGONAL_FIXING_ONES}
+        if not mixing and Kind.NONZERO in kinds:
+            return self._why_not_mixed(self._norm_scales()) or self._first({Sight.DIAGONAL})
+        excluding: list[set[Sight]] = [{Sight.SUM}, {Sight.NORM}] if mixing else [{Sight.ANY}]
+        if not mixing:
+            excluding = [{Sight.HOMOGENEOUS}, _NOT_SIGNED] if Kind.POSITIVE in kinds else excluding
+            excluding += [{Sight.ODD}, _NOT_SCALED]
+        found = map(self._first, [*excluding, set(Sight)])
+        return next((reason for reason in found if reason is not None), None)
+
+    def _first(self, sights: Collection[Sight]) -> Reason | None:
+        """Return the first operator that sees the units in one of some ways."""
+        return next((one.reason for one in self.seen if one.sight in sights), None)
 
     def obstacle(self, slot: Slot) -> Obstacle | None:
         """Return the reason why a slot admits no scales.
@@ -158,6 +180,12 @@ class GroupEvidence:
             if one.sight in _NOT_MIXED or (one.sight is Sight.DIAGONAL and one.scale not in scales):
                 return one.reason
         return None
+
+
+def _oriented(degrees: Mapping[Slot, int]) -> Mapping[Slot, int]:
+    """Return degrees that are positive where units are produced: in most tensors, along their first dimension."""
+    total = sum(degree if slot.dim == 0 else -degree for slot, degree in degrees.items())
+    return FrozenMapping({slot: -degree if total < 0 else degree for slot, degree in degrees.items()})
 
 
 def _difference(equation: Equation) -> dict[Slot, int]:

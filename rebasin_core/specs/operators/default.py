@@ -4,28 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rebasin_core.specs.operators.catalogue import BUILT_IN_FAMILIES, BUILT_IN_RULES
+from rebasin_core.specs.operators.base import OperatorRules
+from rebasin_core.specs.operators.catalogue import BUILT_IN_RULES
+from rebasin_core.specs.unification.relation import Sight
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator
 
-    from rebasin_core.specs.operators.base import OperatorRules, Rules, Sights
+    from rebasin_core.specs.operators.base import Rules, Sights
+    from rebasin_core.specs.operators.call import Call
 
 _PROVIDERS: list[Callable[[], Rules]] = []
-_FAMILY_PROVIDERS: list[Callable[[], Sequence[type[OperatorRules]]]] = []
 
 
-def find_rules_by(
-    provider: Callable[[], Rules], families: Callable[[], Sequence[type[OperatorRules]]] | None = None
-) -> None:
-    """Set the functions that return the default rules: the registry of installed plugins sets its own.
+def find_rules_by(provider: Callable[[], Rules]) -> None:
+    """Set the function that returns the default rules: the registry of installed plugins sets its own.
 
     Args:
         provider: Function that returns the rules of all plugins, by operator name.
-        families: Function that returns the families of all plugins; the built-in families if None.
     """
     _PROVIDERS[:] = [provider]
-    _FAMILY_PROVIDERS[:] = [] if families is None else [families]
 
 
 def default_rules() -> Rules:
@@ -34,18 +32,38 @@ def default_rules() -> Rules:
 
 
 def sights_of(rules: Rules) -> Sights:
-    """Return how the operators see the units of axes, as their rules state it.
+    """Return how the operators see the units of axes, as the families of their rules state it.
 
     Args:
-        rules: Rules by operator name.
+        rules: Rules by operator name, of any family that is defined: it need not be registered.
 
     Returns:
         The sights of all families, without operators that have another rule here than in their family.
     """
-    families = _FAMILY_PROVIDERS[0]() if _FAMILY_PROVIDERS else BUILT_IN_FAMILIES
     return {
         name: sight
-        for family in families
+        for family in _families(OperatorRules)
         for name, sight in family.sights.items()
         if rules.get(name) is family.rules.get(name)
     }
+
+
+def sight_of(call: Call, sights: Sights) -> Sight:
+    """Return how the operator of a call sees the units of the axes that it keeps.
+
+    Args:
+        call: The call.
+        sights: The sights of all operators. That of ``relu`` also applies to ``relu_``.
+
+    Returns:
+        The sight; `Sight.ANY` if the result has integers, or further outputs are used: indices or statistics.
+    """
+    sight = sights.get(call.operator) or sights.get(call.operator.removesuffix("_")) or Sight.ANY
+    is_to_integers = getattr(call.arguments.get("dtype"), "is_floating_point", True) is False
+    return Sight.ANY if is_to_integers or (sight is not Sight.COPY and call.used - {0}) else sight
+
+
+def _families(base: type[OperatorRules]) -> Iterator[type[OperatorRules]]:
+    for family in base.__subclasses__():
+        yield family
+        yield from _families(family)

@@ -217,7 +217,8 @@ def pad(call: Call) -> Result:
         if not constant or before < 0 or after < 0:
             terms = list(call.mix(tuple(terms), {dim: call.shapes[0][dim]}, "positions are copied by padding"))
             continue
-        parts = [uniform(before), terms[dim], uniform(after)]
+        is_zero = not call.arguments.get("value")
+        parts = [uniform(before, is_zero=is_zero), terms[dim], uniform(after, is_zero=is_zero)]
         terms[dim] = call.concat([part for part, size in zip(parts, (before, 1, after), strict=True) if size])
     return tuple(terms)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, final
 
 from typing_extensions import override
 
+from rebasin_core.specs.kinds.report import described
 from rebasin_core.specs.tracing.model_tensors import NOT_TRAINED
 from rebasin_core.symmetry.axis import atoms_of
 from rebasin_core.symmetry.notation import format_axes
@@ -14,6 +15,7 @@ from rebasin_core.symmetry.notation import format_axes
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from rebasin_core.specs.kinds.report import GroupKinds
     from rebasin_core.specs.tracing.capture import CaptureMethod
     from rebasin_core.specs.unification.terms import Reason
     from rebasin_core.symmetry.layout import Layout
@@ -81,6 +83,7 @@ class Coverage:
             failed. Unless a decomposition replaces a failed rule, the axes of the arguments are fixed.
         captured: The method by which the graph was captured.
         decomposed: Number of calls of each operator that was decomposed because it has no rule or its rule failed.
+        kinds: For every group, the linear maps of its units, and the operator that excludes larger ones.
     """
 
     moved_axes: int
@@ -93,10 +96,21 @@ class Coverage:
     without_rule: Mapping[str, int]
     captured: Captured
     decomposed: Mapping[str, int] = field(default_factory=dict)
+    kinds: tuple[GroupKinds, ...] = ()
+
+    @property
+    def dimension(self) -> int:
+        """The number of continuous parameters of all linear maps, before folding."""
+        return sum(group.dimension for group in self.kinds)
+
+    @property
+    def folded_dimension(self) -> int:
+        """The number of continuous parameters of all linear maps, after the scales of normalizations are folded."""
+        return sum(group.folded_dimension for group in self.kinds)
 
     @override
     def __str__(self) -> str:
-        """Return the counts, then the fixed axes grouped by reason."""
+        """Return the counts, the linear maps grouped by kind, and the fixed axes grouped by reason."""
         groups = "1 group" if self.groups == 1 else f"{self.groups} groups"
         lines = [
             (
@@ -108,6 +122,7 @@ class Coverage:
         lines += [f"no rule for {name} (calls: {count})" for name, count in self.without_rule.items()]
         if self.decomposed:
             lines.append(f"decomposed for lack of a rule: {', '.join(self.decomposed)}")
+        lines += described(self.kinds)
         by_reason: dict[str, list[str]] = {}
         for axis in self.frozen:
             for reason in axis.reasons:
@@ -118,12 +133,13 @@ class Coverage:
         return "\n".join(lines)
 
 
-def coverage_of(
+def coverage_of(  # ruff: ignore[too-many-positional-arguments] - those of a coverage
     layout: Layout,
     reasons: Mapping[str, tuple[tuple[Reason, ...], ...]],
     without_rule: Mapping[str, int],
     captured: Captured,
     decomposed: Mapping[str, int],
+    kinds: tuple[GroupKinds, ...] = (),
 ) -> Coverage:
     """Return the coverage of a layout.
 
@@ -133,6 +149,7 @@ def coverage_of(
         without_rule: Number of calls of each operator without a rule.
         captured: The method by which the graph was captured.
         decomposed: Number of calls of each decomposed operator.
+        kinds: The linear maps of every group.
 
     Returns:
         The counts and the fixed axes.
@@ -161,4 +178,5 @@ def coverage_of(
         without_rule=without_rule,
         captured=captured,
         decomposed=decomposed,
+        kinds=kinds,
     )

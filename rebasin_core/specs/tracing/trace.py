@@ -13,6 +13,7 @@ from typing_extensions import override
 from rebasin_core.errors import SpecError
 from rebasin_core.specs.base import PermutationSpec
 from rebasin_core.specs.folding import Foldable
+from rebasin_core.specs.kinds.report import group_kinds
 from rebasin_core.specs.operators.call import is_tensor, tensors_in
 from rebasin_core.specs.operators.default import default_rules
 from rebasin_core.specs.operators.positions import labels_in
@@ -125,7 +126,9 @@ class TracedSpec(PermutationSpec):
     def coverage(self) -> Coverage:
         """Counts of permuted axes, and the fixed axes with reasons."""
         reasons = self._solution.reasons
-        return coverage_of(self.layout, reasons, self._without_rule, self._captured, self._decomposed)
+        limits = self._symmetries.limits if self._symmetries else {}
+        kinds = group_kinds(self.symmetry, self.folded_symmetry, limits)
+        return coverage_of(self.layout, reasons, self._without_rule, self._captured, self._decomposed, kinds)
 
 
 def derive(  # ruff: ignore[too-many-arguments] - those of `trace_spec`

@@ -16,7 +16,7 @@ occurs check is not needed: a term has the length of its variable, and its facto
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count, pairwise
 from math import prod
 from typing import TYPE_CHECKING, Final, TypeAlias, final
@@ -65,9 +65,11 @@ class Uniform:
 
     Attributes:
         size: Length of the axis.
+        is_zero: Whether the tensor is zero along it, which linear maps leave unchanged too.
     """
 
     size: int
+    is_zero: bool = field(default=False, compare=False)
 
 
 _NUMBERS: Final = count()
@@ -130,16 +132,17 @@ def fresh(size: int, fixed: Reason | None = None) -> AxisTerm:
     return () if size == 1 else (Variable(size, fixed),)
 
 
-def uniform(size: int) -> AxisTerm:
+def uniform(size: int, *, is_zero: bool = False) -> AxisTerm:
     """Return the term of an axis along which a tensor is constant.
 
     Args:
         size: Length of the axis.
+        is_zero: Whether the tensor is zero along it.
 
     Returns:
         One uniform factor; the empty product if the length is 1.
     """
-    return () if size == 1 else (Uniform(size),)
+    return () if size == 1 else (Uniform(size, is_zero),)
 
 
 def concatenation(terms: Sequence[AxisTerm]) -> AxisTerm:
@@ -258,4 +261,31 @@ def has_uniform(term: AxisTerm) -> bool:
     """
     return any(
         isinstance(factor, Uniform) or any(has_uniform(part) for part in factor.parts) for factor in substitute(term)
+    )
+
+
+def without_zeros(term: AxisTerm) -> AxisTerm:
+    """Return the axis of a tensor that is computed from one with zeros, and need not be zero there.
+
+    Args:
+        term: An axis.
+
+    Returns:
+        The term with uniform factors instead of zeros; the same variables if it has none.
+    """
+    found: list[Factor] = []
+    for factor in substitute(term):
+        if isinstance(factor, Uniform):
+            found.append(Uniform(factor.size))
+        elif any(map(_has_zeros, factor.parts)):
+            found.extend(concatenation([without_zeros(part) for part in factor.parts]))
+        else:
+            found.append(factor)
+    return tuple(found)
+
+
+def _has_zeros(term: AxisTerm) -> bool:
+    return any(
+        factor.is_zero if isinstance(factor, Uniform) else any(map(_has_zeros, factor.parts))
+        for factor in substitute(term)
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import permutations
 from math import factorial, prod
 from typing import TYPE_CHECKING, TypeAlias
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from typing_extensions import override
 
 from rebasin_core import trace_spec
 from rebasin_core.specs.operators.catalogue import BUILT_IN_RULES
+from rebasin_core.specs.operators.default import sights_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,7 +96,10 @@ def traced(network: nn.Module, inputs: Tensor, calls: list[Call]) -> TracedSpec:
         return record
 
     rules = {name: recording(rule) for name, rule in BUILT_IN_RULES.items()}
-    return trace_spec(network, inputs, method="execution", rules=rules)
+    sights = sights_of(BUILT_IN_RULES)
+    # Sights belong to rules, and the recording rules are others.
+    with mock.patch("rebasin_core.specs.tracing.second.sights_of", return_value=sights):
+        return trace_spec(network, inputs, method="execution", rules=rules)
 
 
 def error_of(network: Network, spec: TracedSpec, tries: int = 6) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -26,8 +27,10 @@ from rebasin_core.specs.operators.shape import ShapeRules
 from rebasin_core.specs.operators.slicing import SlicingRules
 from rebasin_core.specs.operators.vision import VisionRules
 from rebasin_core.specs.operators.writing import WritingRules
+from rebasin_core.symmetry import Kind
+from tests.specs.kinds.maps import linear_error_of
 from tests.specs.operators import contraction_cases, indexing_cases, pooling_cases, shape_cases
-from tests.specs.operators.programs import error_of, networks, traced
+from tests.specs.operators.programs import NUM_PARAMETERS, error_of, networks, traced
 
 if TYPE_CHECKING:
     from rebasin_core import Call, OperatorRules
@@ -61,6 +64,7 @@ def test_every_rule_is_sound_with_every_output_of_its_operator(
     if cases is contraction_cases.CASES and TorchVersion(torch.__version__) < "2.13":
         pytest.skip("recorded LSTMs with projections fail")
     wrong: dict[str, float] = {}
+    kinds: Counter[Kind] = Counter()
     used: dict[str, set[int]] = {}
     for name, case in cases.items():
         for network in networks(case):
@@ -69,9 +73,16 @@ def test_every_rule_is_sound_with_every_output_of_its_operator(
             error = error_of(network, spec)
             if error > 1e-9:
                 wrong[f"{name}, output {network.output}"] = error
+            folded = [] if spec.folded_symmetry == spec.symmetry else [spec.folded_symmetry]
+            for symmetry in (spec.symmetry, *folded):
+                kinds.update(linear.kind for linear in symmetry.linear)
+                error = linear_error_of(network, network.inputs(), symmetry, draws=NUM_PARAMETERS)
+                if error > 1e-9:
+                    wrong[f"{name}, output {network.output}, linear maps"] = error
             for call in calls:
                 used.setdefault(call.operator, set()).update(call.used or {0})
     assert not wrong
+    assert kinds.keys() >= {Kind.INVERTIBLE, Kind.NONZERO}, "the rules of these operators have lost their sights"
     rules = {rule for family in families for rule in family.rules}
     untried = (
         rules
@@ -85,6 +96,18 @@ def test_every_rule_is_sound_with_every_output_of_its_operator(
     }
     unused = {name: number for name, number in outputs.items() if used[name] < set(range(number))}
     assert not unused
+
+
+@pytest.mark.parametrize("cases", [contraction_cases.NORMALIZATION, shape_cases.CASES])
+def test_linear_maps_preserve_the_function_of_a_sample(cases: dict[str, Case]) -> None:
+    sample = [networks(case)[0] for case in list(cases.values())[::6]]
+    symmetries = [traced(network, network.inputs(), []).symmetry for network in sample]
+    errors = [
+        linear_error_of(network, network.inputs(), symmetry)
+        for network, symmetry in zip(sample, symmetries, strict=True)
+    ]
+    assert max(errors) < 1e-9
+    assert sum(error > 0 for error in errors) > len(errors) // 3  # these have linear maps
 
 
 def _number_of_outputs(name: str) -> int:
