@@ -35,6 +35,7 @@ from rebasin_core.api import (
     barrier,
     barrier_matrix,
     build,
+    fold,
     greedy_soup,
     hull_losses,
     load_posterior,
@@ -53,6 +54,7 @@ from rebasin_core.api import (
     star,
     summarize,
     trace_spec,
+    untie,
     write_back,
 )
 from rebasin_core.architectures import Architecture
@@ -148,6 +150,7 @@ __all__ = [
     "default_registry",
     "errors",
     "executors",
+    "fold",
     "greedy_soup",
     "hookimpl",
     "hull_losses",
@@ -184,6 +187,7 @@ __all__ = [
     "table_spec",
     "trace_spec",
     "tracking",
+    "untie",
     "wasserstein_distance",
     "write_back",
 ]

@@ -1,8 +1,10 @@
-"""Analysis modulo symmetries: distances, chain diagnostics, canonical forms, information, means over pairs."""
+"""Analysis modulo symmetries: distances, chain diagnostics, canonical forms, folding, information, pairs."""
 
 from rebasin_core.analysis.canonical import CanonicalForm, canonical_form
 from rebasin_core.analysis.diagnostics import ChainDiagnostics, count_transpositions, diagnose_chains
 from rebasin_core.analysis.distances import Distance, NetworkDistances, network_distances
+from rebasin_core.analysis.folding.folding import Folding
+from rebasin_core.analysis.folding.report import FoldingReport
 from rebasin_core.analysis.information import PermutationInformation, permutation_information
 from rebasin_core.analysis.pairs import PairMean, mean_over_cells, mean_over_pairs
 
@@ -10,6 +12,8 @@ __all__ = [
     "CanonicalForm",
     "ChainDiagnostics",
     "Distance",
+    "Folding",
+    "FoldingReport",
     "NetworkDistances",
     "PairMean",
     "PermutationInformation",

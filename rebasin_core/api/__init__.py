@@ -12,6 +12,7 @@ from rebasin_core.api.checkpoints import (
 )
 from rebasin_core.api.conversion import as_posterior, load_posterior, write_back
 from rebasin_core.api.evaluation import barrier, score
+from rebasin_core.api.folding import Folded, fold
 from rebasin_core.api.landscape import BarrierMatrix, Star, barrier_matrix, star
 from rebasin_core.api.many import ManyMatch, match_many
 from rebasin_core.api.matching import build, match
@@ -19,11 +20,13 @@ from rebasin_core.api.merging import Merged, greedy_soup, merge, save_checkpoint
 from rebasin_core.api.plane import HullLosses, LossPlane, hull_losses, loss_plane
 from rebasin_core.api.samples import AlignedSamples, Summary, align_samples, summarize
 from rebasin_core.api.tracing import trace_spec
+from rebasin_core.api.untying import untie
 
 __all__ = [
     "AlignResult",
     "AlignedSamples",
     "BarrierMatrix",
+    "Folded",
     "HullLosses",
     "LossPlane",
     "ManyMatch",
@@ -37,6 +40,7 @@ __all__ = [
     "barrier",
     "barrier_matrix",
     "build",
+    "fold",
     "greedy_soup",
     "hull_losses",
     "load_posterior",
@@ -55,5 +59,6 @@ __all__ = [
     "star",
     "summarize",
     "trace_spec",
+    "untie",
     "write_back",
 ]

@@ -6,12 +6,14 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final, get_args
 
+from rebasin_core.analysis.folding.pair import FoldedPair
 from rebasin_core.api.conversion import PosteriorLike, as_posterior
-from rebasin_core.api.matching import match
+from rebasin_core.api.matching import as_matcher, match
 from rebasin_core.api.tracing import trace_spec
-from rebasin_core.errors import AlignmentWarning, InvalidInputError
+from rebasin_core.errors import AlignmentWarning, ConfigError, InvalidInputError, SpecError
 from rebasin_core.evaluation.effect import Keep, effect_of
 from rebasin_core.evaluation.task import require_task
+from rebasin_core.matchers.symmetric import AbstractSymmetryMatcher
 from rebasin_core.specs.base import require_spec
 from rebasin_core.specs.check import check_spec
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from rebasin_core.evaluation.effect import AlignmentEffect
     from rebasin_core.evaluation.task import Task
     from rebasin_core.matchers.base import Matcher, MatchResult
+    from rebasin_core.matchers.symmetric import SymmetryOption
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.specs.base import PermutationSpec
 
@@ -33,13 +36,15 @@ class AlignResult:
     """Aligned candidate, with the specification and the permutation.
 
     Attributes:
-        aligned: The permuted candidate; it computes the same function as the candidate.
+        aligned: The aligned candidate; it computes the same function as the candidate.
         match: The permutation that was applied, its objective, and why the matcher stopped; the identity if the
-            alignment was rejected (`keep`). ``match.apply(candidate)`` returns the type of ``candidate``.
+            alignment was rejected (`keep`). ``match.apply(candidate)`` returns the type of ``candidate``. If the
+            networks were folded, it applies to the folded candidate.
         spec: The permutation symmetries, traced if they were not given, and checked.
         found: The matcher's result, even if it was rejected.
         effect: Loss at the midpoint before and after the matcher's alignment; None if it could not be evaluated, for
             example because the targets do not fit the likelihood.
+        folded: The networks that were matched, if they were folded first; None otherwise.
     """
 
     aligned: Posterior
@@ -47,6 +52,7 @@ class AlignResult:
     spec: PermutationSpec
     found: MatchResult
     effect: AlignmentEffect | None
+    folded: FoldedPair | None = None
 
     @property
     def helped(self) -> bool | None:
@@ -61,6 +67,7 @@ def align(  # ruff: ignore[too-many-arguments] - all but three have defaults
     *,
     spec: PermutationSpec | None = None,
     matcher: Matcher | str | Mapping[str, object] = "wasserstein",
+    symmetry: SymmetryOption | None = None,
     keep: Keep = "best",
     allow_untested: bool = False,
     generator: torch.Generator | None = None,
@@ -71,12 +78,19 @@ def align(  # ruff: ignore[too-many-arguments] - all but three have defaults
     optimizes its own objective, which need not lower the loss. Therefore the loss at the midpoint is evaluated before
     and after alignment (`AlignmentEffect`).
 
+    If the matcher also searches over rotations, which need scales of one in the normalizations, both networks are
+    folded first (see `fold`), and the aligned candidate is returned in the coordinates of the reference: with its
+    scales. If a scale cannot be folded, the alignment is without these rotations, with an `AlignmentWarning` that
+    contains the reason.
+
     Args:
         reference: Network or posterior to align to; anything that `as_posterior` accepts. It is not changed.
         candidate: Network or posterior to permute, with the same parameters as the reference. It is not changed.
         task: Model and data. The first batch is the example input of the trace.
         spec: Permutation symmetries; traced if None. They are checked in either case.
         matcher: A registered name, a mapping with ``name`` and options, or a `Matcher` instance.
+        symmetry: The symmetries to align modulo, for matchers with the option ``symmetry``: ``permutation``, ``full``,
+            or a tuple of kinds. The matcher's own option if None.
         keep: ``best`` returns the unpermuted candidate, with an `AlignmentWarning`, if the alignment raises the loss at
             the midpoint and both networks have a lower loss than the best constant prediction. ``aligned`` always
             returns the alignment, with the same warning if it raises the loss.
@@ -121,13 +135,48 @@ def align(  # ruff: ignore[too-many-arguments] - all but three have defaults
     check_spec(symmetries, task.model, inputs).require(allow_untested=allow_untested)
     posterior = as_posterior(candidate, model=task.model)
     target = as_posterior(reference, model=task.model)
-    result = match(target, posterior, symmetries, matcher, task=held, generator=generator)
-    kept, effect = select_alignment(result, target, posterior, held, keep)
-    return AlignResult(kept.apply(posterior), kept, symmetries, result, effect)
+    strategy = _modulo(as_matcher(matcher), symmetry)
+    pair = _folded(symmetries, target, posterior, strategy)
+    folded = (target, posterior) if pair is None else (pair.reference.posterior, pair.candidate.posterior)
+    result = match(*folded, symmetries, strategy, task=held, generator=generator)
+    aligned = None if pair is None else pair.restored(result.apply(folded[1]))
+    kept, effect = select_alignment(result, target, posterior, held, keep, aligned=aligned)
+    if aligned is None or kept is not result:  # the candidate, permuted or unchanged
+        return AlignResult(kept.apply(posterior), kept, symmetries, result, effect)
+    return AlignResult(aligned, kept, symmetries, result, effect, pair)
+
+
+def _modulo(matcher: Matcher, symmetry: SymmetryOption | None) -> Matcher:
+    """Return a matcher with another option ``symmetry``."""
+    if symmetry is None:
+        return matcher
+    if not isinstance(matcher, AbstractSymmetryMatcher):
+        message = (
+            f"`symmetry` is an option of the matchers `weight` and `wasserstein`, and the matcher is {matcher.name!r}; "
+            "give it as an option of the matcher inside"
+        )
+        raise ConfigError(message)
+    return matcher.replace(symmetry=symmetry)
+
+
+def _folded(spec: PermutationSpec, reference: Posterior, candidate: Posterior, matcher: Matcher) -> FoldedPair | None:
+    """Return folded networks if the matcher can use them; warn if they cannot be folded."""
+    try:
+        return FoldedPair.of(spec, reference, candidate, matcher.kinds)
+    except (SpecError, InvalidInputError) as error:
+        message = f"the alignment is without rotations that need scales of one: {error}"
+        warnings.warn(message, AlignmentWarning, stacklevel=3)
+        return None
 
 
 def select_alignment(
-    result: MatchResult, reference: Posterior, candidate: Posterior, task: Task, keep: Keep
+    result: MatchResult,
+    reference: Posterior,
+    candidate: Posterior,
+    task: Task,
+    keep: Keep,
+    *,
+    aligned: Posterior | None = None,
 ) -> tuple[MatchResult, AlignmentEffect | None]:
     """Return the alignment that `keep` selects, and the loss at the midpoint before and after the matcher's alignment.
 
@@ -137,6 +186,7 @@ def select_alignment(
         candidate: The unpermuted candidate.
         task: The model, and data that can be iterated more than once.
         keep: As for `align`.
+        aligned: The aligned candidate; that of the result if None.
 
     Returns:
         The result, or the identity instead; and the effect, None if it could not be evaluated.
@@ -147,7 +197,8 @@ def select_alignment(
     if keep not in get_args(Keep):
         message = f"expected `keep` among {get_args(Keep)}, got {keep!r}"
         raise InvalidInputError(message)
-    effect = effect_of(result.group_element, reference, candidate, task)
+    alignment = result.group_element if aligned is None else aligned
+    effect = effect_of(alignment, reference, candidate, task)
     if effect is None or not effect.harmed:
         return result, effect
     is_identity_kept = keep == "best" and effect.is_meaningful

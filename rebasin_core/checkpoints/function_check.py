@@ -18,9 +18,11 @@ from rebasin_core.tensors.modules import marked_as_parameter_, named_tensors, sh
 from rebasin_core.tensors.trees import tree_map, tree_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from rebasin_core.specs.base import ExampleInputs
+
+aten = torch.ops.aten
 
 _FACTOR = 32.0
 """Ratio of the largest accepted change and the change that one unit of rounding of each parameter causes."""
@@ -143,9 +145,9 @@ class _Comparison:
         """
         first = self._given
         try:
-            outputs = self._run(lambda name: first[name], dtype)
+            outputs = self._run(first.__getitem__, dtype)
             others = self._run(self._second, dtype)
-            jittered = self._run(lambda name: _jittered(first[name], dtype), dtype)
+            jittered = self._run(first.__getitem__, dtype, jitter=True)
         except InvalidInputError:
             raise
         except _FAILURES as error:
@@ -153,8 +155,10 @@ class _Comparison:
             return FunctionDifference(math.nan, math.nan, 0.0, dtype, reason)
         return _compared(outputs, others, jittered, dtype)
 
-    def _run(self, produce: Callable[[str], Tensor], dtype: torch.dtype) -> list[Tensor]:
-        deferred = {name: self._deferred(name, tensor, produce, dtype) for name, tensor in self._given.items()}
+    def _run(self, produce: Callable[[str], Tensor], dtype: torch.dtype, *, jitter: bool = False) -> list[Tensor]:
+        deferred = {
+            name: self._deferred(name, tensor, produce, dtype, jitter=jitter) for name, tensor in self._given.items()
+        }
         args, kwargs = tree_map(lambda leaf: self._input(leaf, dtype), self._inputs)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # of models that are random in evaluation mode
@@ -165,9 +169,12 @@ class _Comparison:
             raise InvalidInputError(message)
         return found
 
-    def _deferred(self, name: str, tensor: Tensor, produce: Callable[[str], Tensor], dtype: torch.dtype) -> _Deferred:
+    def _deferred(
+        self, name: str, tensor: Tensor, produce: Callable[[str], Tensor], dtype: torch.dtype, *, jitter: bool
+    ) -> _Deferred:
         kind = dtype if tensor.is_floating_point() else tensor.dtype
-        return _Deferred.like(tensor, kind, self._device, lambda: produce(name).to(self._device))
+        entries = _Entries(lambda: produce(name), kind, self._device, jitter=jitter and tensor.is_floating_point())
+        return _Deferred.like(tensor, entries)
 
     def _input(self, leaf: object, dtype: torch.dtype) -> object:
         if not isinstance(leaf, Tensor):
@@ -176,32 +183,82 @@ class _Comparison:
 
 
 @final
-class _Deferred(Tensor):
-    """A tensor without memory; operators receive the tensor that a function returns when they run."""
+@dataclass(frozen=True, slots=True)
+class _Entries:
+    """The entries of a tensor, converted when they are used.
 
-    produce: Callable[[], Tensor]
+    Attributes:
+        source: Returns the entries in the dtype of the file.
+        dtype: Dtype to which they are converted.
+        device: Device to which they are copied.
+        jitter: Whether each entry is changed by one unit of rounding.
+    """
+
+    source: Callable[[], Tensor]
+    dtype: torch.dtype
+    device: torch.device
+    jitter: bool
+
+    def all(self) -> Tensor:
+        """Return all entries."""
+        whole = self.source()
+        return self._changed(whole, whole.shape, slice(None))
+
+    def rows(self, indices: Tensor) -> Tensor:
+        """Return some rows of a matrix, ``[*indices, width]``."""
+        whole = self.source()
+        chosen = indices.flatten().to(whole.device)
+        return self._changed(whole[chosen], whole.shape, chosen).view(*indices.shape, whole.shape[1])
+
+    def blocks(self) -> Iterator[Tensor]:
+        """Yield the rows of a matrix in consecutive blocks."""
+        whole = self.source()
+        step = max(1, _SLICE // whole.shape[1])
+        for start in range(0, len(whole), step):
+            yield self._changed(whole[start : start + step], whole.shape, slice(start, start + step))
+
+    def _changed(self, part: Tensor, shape: torch.Size, rows: slice | Tensor) -> Tensor:
+        if not self.jitter or not part.numel():
+            return part.to(self.device).to(self.dtype)
+        return _jittered(part.to(self.device).to(self.dtype, copy=True).contiguous(), shape, rows)
+
+
+@final
+class _Deferred(Tensor):
+    """A tensor without memory; operators receive its entries when they run, large matrices in blocks of rows."""
+
+    entries: _Entries
+    is_transposed: bool
 
     # Modules run the same code as with plain tensors, because functions of Python do not see a difference.
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # ruff: ignore[private-member-access] - documented under this name
 
     @classmethod
-    def like(cls, tensor: Tensor, dtype: torch.dtype, device: torch.device, produce: Callable[[], Tensor]) -> _Deferred:
-        """Return a tensor whose entries a function returns.
+    def like(cls, tensor: Tensor, entries: _Entries) -> _Deferred:
+        """Return a tensor with given entries.
 
         Args:
             tensor: A tensor of the same shape.
-            dtype: The dtype of the entries.
-            device: Their device.
-            produce: Returns the entries.
+            entries: The entries.
 
         Returns:
             The tensor.
         """
-        make = Tensor._make_wrapper_subclass  # ruff: ignore[private-member-access] - documented under this name
-        found: _Deferred = make(cls, tensor.shape, dtype=dtype, device=device)
-        found.produce = produce
+        found = cls._of_shape(tensor.shape, entries, is_transposed=False)
         marked_as_parameter_(found)
         return found
+
+    @classmethod
+    def _of_shape(cls, shape: torch.Size, entries: _Entries, *, is_transposed: bool) -> _Deferred:
+        make = Tensor._make_wrapper_subclass  # ruff: ignore[private-member-access] - documented under this name
+        found: _Deferred = make(cls, shape, dtype=entries.dtype, device=entries.device)
+        found.entries, found.is_transposed = entries, is_transposed
+        return found
+
+    def materialized(self) -> Tensor:
+        """Return a plain tensor with all entries."""
+        found = self.entries.all()
+        return found.t() if self.is_transposed else found
 
     @classmethod
     @override
@@ -212,16 +269,33 @@ class _Deferred(Tensor):
         args: tuple[object, ...] = (),
         kwargs: Mapping[str, object] | None = None,
     ) -> object:
-        table = args[0] if args else None
-        if func is torch.ops.aten.embedding.default and isinstance(table, _Deferred):
-            # Only the rows that are looked up are converted.
-            rows = func(table.produce(), *args[1:], **dict(kwargs or {}))
-            return rows.to(table.dtype) if isinstance(rows, Tensor) else rows
+        first, last = (args[0], args[-1]) if args else (None, None)
+        if func is aten.embedding.default and isinstance(first, _Deferred) and isinstance(args[1], Tensor):
+            return first.entries.rows(args[1])  # only the rows that are looked up are converted
+        if func is aten.t.default and isinstance(first, _Deferred) and first.dim() == 2 and not first.is_transposed:
+            return cls._of_shape(torch.Size(reversed(first.shape)), first.entries, is_transposed=True)
+        if func in {aten.mm.default, aten.addmm.default} and isinstance(last, _Deferred) and last.is_transposed:
+            return _product_in_blocks(func, *map(_produced, args[:-1]), weight=last, options=dict(kwargs or {}))
         return func(*tree_map(_produced, args), **tree_map(_produced, dict(kwargs or {})))
 
 
+def _product_in_blocks(
+    func: Callable[..., object], *given: object, weight: _Deferred, options: Mapping[str, object]
+) -> Tensor:
+    """Return the output of a linear layer, computed for blocks of its rows."""
+    *bias, inputs = given
+    found: list[Tensor] = []
+    start = 0
+    for block in weight.entries.blocks():
+        own = [part[..., start : start + len(block)] for part in bias if isinstance(part, Tensor)]
+        product = func(*own, inputs, block.t(), **options)
+        found.extend([product] if isinstance(product, Tensor) else [])
+        start += len(block)
+    return torch.cat(found, dim=-1)
+
+
 def _produced(leaf: object) -> object:
-    return leaf.produce().to(leaf.dtype) if isinstance(leaf, _Deferred) else leaf
+    return leaf.materialized() if isinstance(leaf, _Deferred) else leaf
 
 
 def _converted(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -236,20 +310,29 @@ def _wide_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
     return torch.float64 if entries and entries.most_common(1)[0][0] == torch.float64 else torch.float32
 
 
-def _jittered(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a tensor in a dtype, with each entry changed by one unit of rounding, with pseudorandom signs."""
-    if not tensor.is_floating_point() or not tensor.numel():
-        return tensor
-    found = tensor.to(dtype, copy=True).contiguous()
+def _jittered(part: Tensor, shape: torch.Size, chosen: slice | Tensor) -> Tensor:
+    """Return a part of a tensor with each entry changed by one unit of rounding, with pseudorandom signs.
+
+    Args:
+        part: All entries, or some rows of a matrix; contiguous; modified.
+        shape: Shape of the whole tensor.
+        chosen: The rows.
+
+    Returns:
+        The same tensor.
+    """
     generator = torch.Generator().manual_seed(0)
-    rows = found.view(-1, found.shape[-1]) if found.dim() > 1 else found.view(1, -1)
+    rows = part.view(-1, part.shape[-1]) if part.dim() > 1 else part.view(1, -1)
     # A sign is that of its row times that of its column: no random number for each entry is needed.
-    signs = [torch.randint(2, (size,), generator=generator).to(dtype) * 2 - 1 for size in rows.shape]
+    sizes = (shape[:-1].numel(), shape[-1]) if len(shape) > 1 else (1, shape.numel())
+    of_rows = (torch.randint(2, sizes[:1], generator=generator)[chosen] * 2 - 1).to(part)
+    of_columns = (torch.randint(2, sizes[1:], generator=generator) * 2 - 1).to(part)
     step = max(1, _SLICE // rows.shape[1])
-    for start in range(0, len(rows), step):
-        part = rows[start : start + step]
-        part.addcmul_(part, signs[0][start : start + step, None] * signs[1], value=torch.finfo(dtype).eps)
-    return found
+    for first in range(0, len(rows), step):
+        block = rows[first : first + step]
+        signs = of_rows[first : first + step, None] * of_columns
+        block.addcmul_(block, signs, value=torch.finfo(part.dtype).eps)
+    return part
 
 
 def _compared(

@@ -14,6 +14,7 @@ from rebasin_core.evaluation.normalization import BatchStatistics
 from rebasin_core.evaluation.predictive import HeldTask
 from rebasin_core.evaluation.task import Task
 from rebasin_core.posteriors.barycenters import barycenter_or_moments
+from rebasin_core.symmetry.permutation import GroupElement
 from rebasin_core.tensors.statistics import mean_stderr
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from rebasin_core.evaluation.loss import LossEstimate
     from rebasin_core.posteriors.base import Posterior
-    from rebasin_core.symmetry.permutation import GroupElement
 
 Keep: TypeAlias = Literal["best", "aligned"]
 """Which permutation to return if there are data: ``"best"`` of the result and the identity, or always the result."""
@@ -125,30 +125,36 @@ class MidpointEvaluator:
         self._midpoint = Evaluator(own, reference, num_samples=num_samples, adjust=reset) if statistics else self._plain
         self._task = own
 
-    def estimate(self, element: GroupElement | None = None) -> LossEstimate:
+    def estimate(self, alignment: GroupElement | Posterior | None = None) -> LossEstimate:
         """Return the loss at the midpoint.
 
         Args:
-            element: Permutation or other group element to apply to the candidate; None for the identity.
+            alignment: Permutation, or another group element, to apply to the candidate; or the aligned candidate. The
+                candidate itself if None.
 
         Returns:
             The estimate; all estimates use the same noise.
         """
-        aligned = self._candidate if element is None else element.apply(self._candidate)
+        aligned = self._candidate
+        if isinstance(alignment, GroupElement):
+            aligned = alignment.apply(aligned)
+        elif alignment is not None:
+            aligned = alignment.to(device=aligned.device, dtype=aligned.dtype)
         midpoint, _ = barycenter_or_moments([self._reference, aligned])
         return self._midpoint.loss(midpoint, where="the midpoint")
 
-    def effect(self, element: GroupElement) -> AlignmentEffect:
-        """Return the effect of a group element on the loss at the midpoint.
+    def effect(self, alignment: GroupElement | Posterior) -> AlignmentEffect:
+        """Return the effect of an alignment on the loss at the midpoint.
 
         Args:
-            element: Permutation or other group element to apply to the candidate.
+            alignment: Permutation, or another group element, to apply to the candidate; or the aligned candidate.
 
         Returns:
             The losses and scores before and after.
         """
         before = self.estimate()
-        after = before if element.is_identity else self.estimate(element)
+        is_identity = isinstance(alignment, GroupElement) and alignment.is_identity
+        after = before if is_identity else self.estimate(alignment)
         endpoints = [
             self._plain.loss(q, where=w)
             for q, w in ((self._reference, "the reference"), (self._candidate, "the candidate"))
@@ -167,13 +173,15 @@ class MidpointEvaluator:
         )
 
 
-def effect_of(element: GroupElement, reference: Posterior, candidate: Posterior, task: Task) -> AlignmentEffect | None:
-    """Return the effect of a group element on the loss at the midpoint, if the data allow it to be estimated.
+def effect_of(
+    alignment: GroupElement | Posterior, reference: Posterior, candidate: Posterior, task: Task
+) -> AlignmentEffect | None:
+    """Return the effect of an alignment on the loss at the midpoint, if the data allow it to be estimated.
 
     Args:
-        element: Permutation or other group element to apply to the candidate.
+        alignment: Permutation, or another group element, to apply to the candidate; or the aligned candidate.
         reference: The posterior at t = 0.
-        candidate: The posterior at t = 1, not permuted.
+        candidate: The posterior at t = 1, not aligned.
         task: The model, the likelihood, and data that can be iterated repeatedly.
 
     Returns:
@@ -181,6 +189,6 @@ def effect_of(element: GroupElement, reference: Posterior, candidate: Posterior,
         targets are placeholders), or a loss is not finite.
     """
     try:
-        return MidpointEvaluator(reference, candidate, task).effect(element)
+        return MidpointEvaluator(reference, candidate, task).effect(alignment)
     except InvalidInputError:
         return None

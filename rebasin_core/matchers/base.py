@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rebasin_core.evaluation.task import Task
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.specs.base import PermutationSpec
+    from rebasin_core.symmetry.kind import Kind
     from rebasin_core.symmetry.layout import Layout
     from rebasin_core.symmetry.permutation import GroupElement
     from rebasin_core.symmetry.symmetry_element import SymmetryElement
@@ -218,6 +219,11 @@ class Matcher(Strategy):
     def uses_task(self) -> bool:
         """Whether the result depends on the model or the data. If not, results are reused when the data change."""
         return True
+
+    @property
+    def kinds(self) -> frozenset[Kind]:
+        """Kinds of linear maps over which it searches, in addition to permutations; none unless overridden."""
+        return frozenset()
 
     @property
     def uses_slices(self) -> bool:

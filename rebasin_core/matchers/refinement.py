@@ -79,6 +79,11 @@ class RefinedMatcher(Matcher):
     likelihood: Likelihood = CategoricalLikelihood()
     """Likelihood of the targets given the network's outputs."""
 
+    @property
+    @override
+    def kinds(self) -> frozenset[Kind]:
+        return frozenset(Kind)
+
     @override
     def _match(self, problem: MatchProblem) -> MatchResult:
         start = perf_counter()

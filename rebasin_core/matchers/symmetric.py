@@ -59,6 +59,13 @@ class AbstractSymmetryMatcher(AbstractChannelMatcher):
     """Smallest increase of the objective in one sweep, relative to the squared norm of the reference, for which a
     descent over linear maps continues."""
 
+    @property
+    @override
+    def kinds(self) -> frozenset[Kind]:
+        if isinstance(self.symmetry, str):
+            return frozenset(Kind if self.symmetry == "full" else ())
+        return frozenset(self.symmetry)
+
     @override
     def _match(self, problem: MatchProblem) -> MatchResult:
         symmetry = None if self.symmetry == "permutation" else self._admitted(problem)

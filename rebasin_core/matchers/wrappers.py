@@ -23,6 +23,7 @@ from rebasin_core.matchers.frank_wolfe import FrankWolfeMatcher
 from rebasin_core.matchers.search import BestSoFar, interruptible
 from rebasin_core.matchers.wasserstein import WassersteinMatcher
 from rebasin_core.posteriors.divergence import squared_moment_distance
+from rebasin_core.symmetry.kind import Kind
 from rebasin_core.symmetry.permutation import Permutation
 
 if TYPE_CHECKING:
@@ -64,6 +65,11 @@ class RestartsMatcher(Matcher):
     @override
     def uses_task(self) -> bool:
         return self.matcher.uses_task
+
+    @property
+    @override
+    def kinds(self) -> frozenset[Kind]:
+        return self.matcher.kinds
 
     @override
     def _match(self, problem: MatchProblem) -> MatchResult:
@@ -107,6 +113,11 @@ class ChainMatcher(Matcher):
     matchers: Annotated[tuple[Matcher, ...], MinLen(1)] = (ActivationMatcher(), WassersteinMatcher())
     """Matchers in the order in which they run; at least one. Each starts from the permutation of the one before; linear
     maps are not passed on."""
+
+    @property
+    @override
+    def kinds(self) -> frozenset[Kind]:
+        return frozenset[Kind]().union(*(matcher.kinds for matcher in self.matchers))
 
     @override
     def _match(self, problem: MatchProblem) -> MatchResult:

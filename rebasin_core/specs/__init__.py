@@ -3,6 +3,7 @@
 from rebasin_core.specs.base import PermutationSpec, SpecFactory
 from rebasin_core.specs.check import SpecCheck, check_spec
 from rebasin_core.specs.files import FileSpecFactory, GivenSpec, load_spec, save_spec
+from rebasin_core.specs.folding import BiasedWeight, Dim, Foldable, Obstacle
 from rebasin_core.specs.interchange import GitRebasinSpec, from_git_rebasin, to_git_rebasin
 from rebasin_core.specs.kinds.report import GroupKinds
 from rebasin_core.specs.operators import Call, OperatorRules
@@ -15,14 +16,18 @@ from rebasin_core.specs.unification.relation import Relation, Sight
 from rebasin_core.specs.unit_maps import UnitMaps
 
 __all__ = [
+    "BiasedWeight",
     "Call",
     "Captured",
     "Coverage",
+    "Dim",
     "FileSpecFactory",
+    "Foldable",
     "FrozenAxis",
     "GitRebasinSpec",
     "GivenSpec",
     "GroupKinds",
+    "Obstacle",
     "OperatorRules",
     "PermutationSpec",
     "Relation",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, final
 from typing_extensions import override
 
 from rebasin_core.errors import SpecError
+from rebasin_core.specs.folding import Foldable
 from rebasin_core.strategy import Strategy
 from rebasin_core.symmetry.linear import Symmetry
 from rebasin_core.symmetry.permutation import Permutation
@@ -91,6 +92,11 @@ class PermutationSpec(ABC):
         It is equal to ``symmetry`` for a model without such normalizations.
         """
         return self.symmetry
+
+    @property
+    def foldable(self) -> Foldable:
+        """Shifts and means that `rebasin_core.fold` can fold, and reasons for others; empty unless derived."""
+        return Foldable()
 
     @final
     def symmetry_of(self, *networks: Mapping[str, Tensor]) -> Symmetry:

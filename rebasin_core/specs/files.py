@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from rebasin_core.errors import FileFormatError, SpecError
 from rebasin_core.specs.base import PermutationSpec, SpecFactory, require_spec
+from rebasin_core.specs.folding import Foldable
 from rebasin_core.symmetry.layout import Layout
 from rebasin_core.symmetry.linear import Symmetry
 from rebasin_core.tensors.files import write_json
@@ -31,14 +32,21 @@ class GivenSpec(PermutationSpec):
         layout: The groups and axes.
         symmetry: The linear symmetries; none if None.
         folded_symmetry: Those of a model whose normalizations are folded; equal to ``symmetry`` if None.
+        foldable: Shifts and means that can be folded; none if None.
     """
 
     def __init__(
-        self, layout: Layout, symmetry: Symmetry | None = None, folded_symmetry: Symmetry | None = None
+        self,
+        layout: Layout,
+        symmetry: Symmetry | None = None,
+        folded_symmetry: Symmetry | None = None,
+        *,
+        foldable: Foldable | None = None,
     ) -> None:
         self._given = layout
         self._own_symmetry = symmetry or Symmetry(layout)
         self._folded = folded_symmetry or self._own_symmetry
+        self._foldable = foldable or Foldable()
 
     @override
     def _layout(self) -> Layout:
@@ -52,6 +60,11 @@ class GivenSpec(PermutationSpec):
     @override
     def folded_symmetry(self) -> Symmetry:
         return self._folded
+
+    @property
+    @override
+    def foldable(self) -> Foldable:
+        return self._foldable
 
 
 def save_spec(spec: PermutationSpec, path: Path | str) -> None:
@@ -85,6 +98,8 @@ def spec_document(spec: PermutationSpec) -> dict[str, Any]:
         document["symmetry"] = _symmetry_document(spec, spec.symmetry)
     if spec.folded_symmetry is not spec.symmetry and spec.folded_symmetry != spec.symmetry:
         document["folded_symmetry"] = _symmetry_document(spec, spec.folded_symmetry)
+    if spec.foldable != Foldable():
+        document["foldable"] = spec.foldable.as_json()
     return document
 
 
@@ -113,7 +128,8 @@ def spec_from_document(document: object) -> PermutationSpec:
     layout = Layout.from_json(entries)
     given = {name: entries[name] for name in ("symmetry", "folded_symmetry") if isinstance(entries.get(name), dict)}
     found = {name: Symmetry.from_json({"layout": layout.as_json(), **entry}) for name, entry in given.items()}
-    return GivenSpec(layout, found.get("symmetry"), found.get("folded_symmetry"))
+    foldable = Foldable.from_json(entries["foldable"]) if "foldable" in entries else None
+    return GivenSpec(layout, found.get("symmetry"), found.get("folded_symmetry"), foldable=foldable)
 
 
 def load_spec(path: Path | str) -> PermutationSpec:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+_PART = 1 << 22
+
 
 def require_finite(tensors: Mapping[str, Tensor], description: str) -> None:
     """Raise if tensors contain NaN or infinity.
@@ -46,7 +48,9 @@ def _have_finite_sums(tensors: Iterable[Tensor]) -> bool:
     sums: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for tensor in tensors:
         wide = torch.float64 if tensor.dtype == torch.float64 else torch.float32
-        sums.setdefault((tensor.device, wide), []).append(tensor.sum(dtype=wide))
+        # A sum in another dtype converts its argument: large tensors are converted in parts.
+        parts = tensor.flatten().split(_PART) if tensor.dtype != wide and tensor.is_contiguous() else (tensor,)
+        sums.setdefault((tensor.device, wide), []).extend(part.sum(dtype=wide) for part in parts)
     return all(bool(torch.isfinite(torch.stack(of_device)).all()) for of_device in sums.values())
 
 

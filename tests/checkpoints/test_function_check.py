@@ -214,3 +214,25 @@ def test_models_that_fetch_parameters_by_name_are_compared() -> None:
     found = function_difference(module, first, second.__getitem__, ((inputs,), {}))
     one, other = loaded(module, first)(inputs), loaded(module, second)(inputs)
     assert found.error == pytest.approx(((other - one).norm() / one.norm()).item(), rel=1e-4)
+
+
+def test_linear_layers_in_blocks_of_rows_have_the_outputs_of_whole_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 11, bias=False), nn.Linear(11, 3)).double()
+    tensors = {name: tensor.detach() for name, tensor in module.named_parameters()}
+    other = {name: tensor + 1e-3 * torch.randn_like(tensor) for name, tensor in tensors.items()}
+    inputs: tuple[tuple[Tensor, ...], dict[str, object]] = ((torch.randn(2, 4, 5).double(),), {})
+    whole = function_difference(module, tensors, other.__getitem__, inputs)
+    monkeypatch.setattr("rebasin_core.checkpoints.function_check._SLICE", 14)
+    blocks = function_difference(module, tensors, other.__getitem__, inputs)
+    assert blocks.error == pytest.approx(whole.error, rel=1e-9)
+    assert blocks.noise == pytest.approx(whole.noise, rel=1e-3)
+    expected = functional_outputs(module, other, inputs[0][0])
+    outputs = module(inputs[0][0])
+    error = ((outputs - expected).norm() / outputs.norm()).item()
+    assert blocks.error == pytest.approx(error, rel=1e-9)
+
+
+def functional_outputs(module: nn.Module, tensors: dict[str, Tensor], inputs: Tensor) -> Tensor:
+    output: Tensor = torch.func.functional_call(module, tensors, (inputs,))
+    return output

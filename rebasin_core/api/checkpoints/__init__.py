@@ -3,6 +3,7 @@
 from rebasin_core.api.checkpoints.adapters import merge_lora, open_adapter
 from rebasin_core.api.checkpoints.alignment import CheckpointAlignment, align_checkpoints
 from rebasin_core.api.checkpoints.applying import apply_to_checkpoint
+from rebasin_core.api.checkpoints.folding import CheckpointFolding, fold_checkpoint, unfold_checkpoint
 from rebasin_core.api.checkpoints.merging import CheckpointMerge, merge_checkpoints
 from rebasin_core.api.checkpoints.models import model_of, spec_of
 from rebasin_core.api.checkpoints.recipes import RecipeResult, load_recipe, run_recipe
@@ -13,6 +14,7 @@ from rebasin_core.api.opening import open_checkpoint
 
 __all__ = [
     "CheckpointAlignment",
+    "CheckpointFolding",
     "CheckpointMerge",
     "CheckpointSpec",
     "RecipeResult",
@@ -20,6 +22,7 @@ __all__ = [
     "Verdict",
     "align_checkpoints",
     "apply_to_checkpoint",
+    "fold_checkpoint",
     "load_recipe",
     "merge_checkpoints",
     "merge_lora",
@@ -29,5 +32,6 @@ __all__ = [
     "run_recipe",
     "spec_of",
     "spec_of_checkpoint",
+    "unfold_checkpoint",
     "verify_output",
 ]

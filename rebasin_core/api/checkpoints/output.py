@@ -6,7 +6,7 @@ import json
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rebasin_core.api.checkpoints.progress import phase
 from rebasin_core.checkpoints.unfinished import unfinished_folder
@@ -24,17 +24,30 @@ if TYPE_CHECKING:
 
     from rebasin_core.api.checkpoints.network import CheckpointNetwork
     from rebasin_core.checkpoints.checkpoint import Checkpoint
-    from rebasin_core.symmetry.permutation import GroupElement
 
 PROVENANCE = "rebasin"
 """Entry of the metadata of outputs: a JSON text with the inputs, the specification, the permutations and the method."""
 
-_ELEMENT = "permutation"
+PERMUTATION = "permutation"
+"""Kind of the maps of alignments and merges, in the names of their files."""
+
 _PLACED = "placed.json"
 
 
+class Saved(Protocol):
+    """A map that is written next to an output: a group element or a folding."""
+
+    def save(self, path: Path) -> None:
+        """Write the map to a file."""
+
+
 def require_free_output(
-    output: Path, inputs: Iterable[Checkpoint | Path], *, force: bool, labels: Iterable[str] = ("",)
+    output: Path,
+    inputs: Iterable[Checkpoint | Path],
+    *,
+    force: bool,
+    labels: Iterable[str] = ("",),
+    kind: str = PERMUTATION,
 ) -> None:
     """Raise if an output cannot be written, would replace an input, or exists and must not be replaced.
 
@@ -43,6 +56,7 @@ def require_free_output(
         inputs: The checkpoints and other files that are read.
         force: Whether an existing output that is not an input may be replaced.
         labels: Labels of the permutations that are written; see `permutation_path`.
+        kind: Kind of maps that are written.
 
     Raises:
         InvalidInputError: If the name of the output is that of another format.
@@ -54,7 +68,7 @@ def require_free_output(
         raise StorageError(message)
     require_output(output)
     is_file = output.suffix == SUFFIX
-    permutations = [permutation_path(output, label) for label in labels] if is_file else []
+    permutations = [permutation_path(output, label, kind) for label in labels] if is_file else []
     for path in permutations:
         require_writable(path)
     written = [output, *permutations]
@@ -81,17 +95,18 @@ def unfinished_work(output: Path) -> Path:
     return output.with_name(f"{output.name}.unfinished")
 
 
-def permutation_path(output: Path, label: str = "") -> Path:
+def permutation_path(output: Path, label: str = "", kind: str = PERMUTATION) -> Path:
     """Return the path of the permutation next to an output file, or in an output folder.
 
     Args:
         output: The output.
         label: Number of the input that is permuted, if there are several; empty if there is one.
+        kind: Another kind of map, such as ``folding``.
 
     Returns:
         The path of a safetensors file.
     """
-    name = f"{_ELEMENT}{label}{SUFFIX}"
+    name = f"{kind}{label}{SUFFIX}"
     return output.with_name(f"{output.stem}.{name}") if output.suffix == SUFFIX else output / f"rebasin_{name}"
 
 
@@ -99,7 +114,7 @@ def write_output(  # ruff: ignore[too-many-arguments] - all parts of an output
     output: Path,
     like: CheckpointNetwork,
     produce: Callable[[str], Tensor],
-    permutations: Mapping[str, GroupElement],
+    permutations: Mapping[str, Saved],
     provenance: Mapping[str, Any],
     *,
     inputs: Sequence[Checkpoint],
@@ -107,6 +122,7 @@ def write_output(  # ruff: ignore[too-many-arguments] - all parts of an output
     dtype: torch.dtype | None = None,
     max_shard_bytes: int,
     progress: bool = False,
+    kind: str = PERMUTATION,
 ) -> tuple[Path, ...]:
     """Write a network in the layout of a checkpoint, the permutations, and the provenance in the metadata.
 
@@ -114,13 +130,14 @@ def write_output(  # ruff: ignore[too-many-arguments] - all parts of an output
         output: A file with the suffix ``.safetensors``, or a folder.
         like: The network with the names, dtypes and other files of the output.
         produce: Returns a tensor of the model by its name.
-        permutations: Permutations, or other group elements, by their label; see `permutation_path`.
+        permutations: Permutations, or other maps, by their label; see `permutation_path`.
         provenance: JSON values about the method.
         inputs: The checkpoints that were read.
         work: Folder on the same disk for the unfinished output.
         dtype: Dtype of floating-point tensors; that of ``like`` if None.
         max_shard_bytes: Maximum size of a shard in a folder.
         progress: Whether to show a progress bar.
+        kind: Kind of the maps.
 
     Returns:
         The files with tensors, then those of the permutations.
@@ -131,7 +148,7 @@ def write_output(  # ruff: ignore[too-many-arguments] - all parts of an output
     is_file = output.suffix == SUFFIX
     infos = like.infos(dtype)
     in_file = like.in_file(produce)
-    elements = {label: work / permutation_path(output, label).name for label in permutations}
+    elements = {label: work / permutation_path(output, label, kind).name for label in permutations}
     for label, path in elements.items():
         permutations[label].save(path)
     digests = {path.name: digest_of_file(path) for path in elements.values()}
@@ -150,12 +167,12 @@ def write_output(  # ruff: ignore[too-many-arguments] - all parts of an output
             lambda name: in_file(name).to(infos[name].dtype),
             metadata={PROVENANCE: json.dumps(record)},
             companions=[*others, *([] if is_file else elements.values())],
-            renamed={path: permutation_path(output, label) for label, path in elements.items()},
+            renamed={path: permutation_path(output, label, kind) for label, path in elements.items()},
             max_shard_bytes=max_shard_bytes,
             work=work,
             progress=done,
         )
-    return (*files, *(permutation_path(output, label) for label in permutations))
+    return (*files, *(permutation_path(output, label, kind) for label in permutations))
 
 
 @contextmanager

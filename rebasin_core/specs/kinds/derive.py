@@ -18,6 +18,7 @@ from rebasin_core.symmetry.linear import Kind, Symmetry
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
+    from rebasin_core.specs.folding import Obstacle
     from rebasin_core.specs.kinds.degree import Degree
     from rebasin_core.specs.kinds.slots import Slots
     from rebasin_core.specs.kinds.statement import Equation
@@ -35,11 +36,13 @@ class Symmetries:
     Attributes:
         plain: Those of the model with any parameters.
         folded: Those of the model if the scales of its normalizations are one.
+        obstacles: For the scales that no plain symmetry can make one, the reason.
         limits: For every group that does not admit all invertible maps, the operator that excludes larger ones.
     """
 
     plain: Symmetry
     folded: Symmetry
+    obstacles: Mapping[str, Obstacle]
     limits: Mapping[str, Reason]
 
 
@@ -82,7 +85,16 @@ class Derivation:
             found.append(self._symmetry({**families, **kept}, within))
             limits = self._limits(families)
         plain, folding = found
-        return Symmetries(plain, folding, limits)
+        return Symmetries(plain, folding, self._obstacles(maps), limits)
+
+    def _obstacles(self, maps: Mapping[str, Family | None]) -> dict[str, Obstacle]:
+        """Return the reasons why scales that must be one for maps that mix units admit no factors themselves."""
+        found = {
+            slot.tensor: self._evidence[name].obstacle(slot)
+            for name, family in maps.items()
+            for slot in (() if family is None else family.ones)
+        }
+        return {name: obstacle for name, obstacle in found.items() if obstacle is not None}
 
     def _limits(self, families: Mapping[str, list[Family]]) -> dict[str, Reason]:
         """Return the operator that excludes larger maps of each group, unless groups nested in it have maps."""

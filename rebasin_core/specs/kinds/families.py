@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
+from rebasin_core.specs.folding import Obstacle
 from rebasin_core.specs.kinds.nullspace import binary_nullspace, independent_of, integer_nullspace
 from rebasin_core.specs.unification.relation import Sight
 from rebasin_core.symmetry.linear import Kind
@@ -122,6 +123,51 @@ class GroupEvidence:
     def _first(self, sights: Collection[Sight]) -> Reason | None:
         """Return the first operator that sees the units in one of some ways."""
         return next((one.reason for one in self.seen if one.sight in sights), None)
+
+    def obstacle(self, slot: Slot) -> Obstacle | None:
+        """Return the reason why a slot admits no scales.
+
+        Args:
+            slot: One of the slots.
+
+        Returns:
+            The operator that sees the units of the slot, possibly through another tensor whose units are tied to them;
+            None if it admits scales.
+        """
+        if any(slot in family.degrees for family in self.scalings() if family.kind is not Kind.SIGN):
+            return None
+        fixed = self._fixed_slots()
+        if slot not in fixed:
+            return Obstacle("several operators together fix the scale of its units")
+        reason, equation = fixed[slot]
+        own = (equation.first.own_slot, equation.second.own_slot) if equation is not None else ()
+        for other in own:
+            if other is not None and other != slot and other in fixed:
+                return Obstacle(str(fixed[other][0]), other.tensor)
+        while equation is not None:
+            involved = (equation.first.slots | equation.second.slots) & fixed.keys() - {slot}
+            slot = next(other for other in self.slots if other in involved)
+            reason, equation = fixed[slot]
+        return Obstacle(str(reason))
+
+    def _fixed_slots(self) -> dict[Slot, tuple[Reason, Equation | None]]:
+        """Return the slots whose degree is zero, each with the operator that sees it or the equation that implies it.
+
+        An equation implies it for a slot if it is the only one there whose degree is not known to be zero.
+        """
+        rows: list[tuple[dict[Slot, int], Reason, Equation | None]] = [
+            (dict(one.degree.scale), one.reason, None) for one in self.seen if one.sight in _NOT_SCALED
+        ]
+        rows += [(_difference(equation), equation.reason, equation) for equation in self.equations]
+        fixed: dict[Slot, tuple[Reason, Equation | None]] = {}
+        while True:
+            before = len(fixed)
+            for row, reason, equation in rows:
+                free = [slot for slot in row if slot not in fixed]
+                if len(free) == 1:
+                    fixed[free[0]] = reason, equation
+            if len(fixed) == before:
+                return fixed
 
     def _norm_scales(self) -> frozenset[Slot]:
         """Return the slots of scales: vectors by which units are multiplied."""

@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from rebasin_core.errors import SpecError
 from rebasin_core.specs.base import PermutationSpec
+from rebasin_core.specs.folding import Foldable
 from rebasin_core.specs.kinds.report import group_kinds
 from rebasin_core.specs.operators.call import is_tensor, tensors_in
 from rebasin_core.specs.operators.default import default_rules
@@ -23,6 +24,7 @@ from rebasin_core.specs.tracing.graph import value_of
 from rebasin_core.specs.tracing.interpret import Interpreter, UnknownLengthError, constant_terms
 from rebasin_core.specs.tracing.model_tensors import ModelTensors, fixed_reasons
 from rebasin_core.specs.tracing.second import SecondInterpretation
+from rebasin_core.specs.tracing.translations import foldable_in
 from rebasin_core.specs.unification.constraints import Constraints
 from rebasin_core.specs.unification.solution import solve_constraints
 from rebasin_core.specs.unification.terms import Reason, fresh
@@ -63,6 +65,7 @@ class TracedSpec(PermutationSpec):
         decomposed: Number of calls of each decomposed operator.
         names: Names of the buffers, and aliases of shared tensors.
         symmetries: The linear symmetries; none if None.
+        foldable: Shifts and means that can be folded; none if None.
     """
 
     def __init__(  # ruff: ignore[too-many-arguments] - all that one derivation yields
@@ -75,9 +78,11 @@ class TracedSpec(PermutationSpec):
         *,
         names: TensorNames | None = None,
         symmetries: Symmetries | None = None,
+        foldable: Foldable | None = None,
     ) -> None:
         self._solution = solution
         self._symmetries = symmetries
+        self._foldable = foldable or Foldable()
         self._names = names
         self._without_rule = dict(without_rule)
         self._example_inputs = example_inputs
@@ -111,6 +116,11 @@ class TracedSpec(PermutationSpec):
             return Symmetry(self.layout, () if symmetry is None else symmetry.linear)
         layout = replace(symmetry.layout, buffers=self.layout.buffers, aliases=self.layout.aliases)
         return Symmetry(layout, symmetry.linear, symmetry.unpermuted)
+
+    @property
+    @override
+    def foldable(self) -> Foldable:
+        return self._foldable
 
     @cached_property
     def coverage(self) -> Coverage:
@@ -242,7 +252,13 @@ class _Problem:
             decomposed=interpreter.decomposed,
             names=names,
             symmetries=symmetries,
+            foldable=self._foldable(graph, symmetries),
         )
+
+    def _foldable(self, graph: ModelGraph, symmetries: Symmetries) -> Foldable:
+        """Return the parts that can be folded, without tensors that are frozen."""
+        found = foldable_in(graph, self.tensors.parameters.keys() - self.frozen)
+        return replace(found, obstacles={**found.obstacles, **symmetries.obstacles})
 
     def _interpret(self, graph: ModelGraph, method: CaptureMethod) -> tuple[Solution, Symmetries, Interpreter]:
         tensors = self.tensors

@@ -1,0 +1,1 @@
+"""Folding of normalizations into neighboring weights, and its reversal."""
