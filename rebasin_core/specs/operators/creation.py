@@ -89,7 +89,7 @@ RULES: dict[str, Rule] = {
 }
 
 
-# They use no entry of the tensor whose shape they take, and random numbers have fixed axes.
+# They use the shape of a tensor, but no entry; random numbers have fixed axes.
 SIGHTS: Sights = {f"aten.{name}": Sight.COPY for name in _CONSTANT}
 
 

@@ -141,13 +141,13 @@ def interpolated(call: Call) -> Result:
     """Tie the axes of two tensors that are added with weights.
 
     Args:
-        call: ``lerp(self, end, weight)``.
+        call: ``lerp`` of two tensors and a weight.
 
     Returns:
         The axes of the result.
     """
-    found = call.broadcast(call.tensor("self"), call.tensor("end"), relation=Relation.EQUAL)
-    weight = call.arguments["weight"]
+    first, second, weight = call.arguments.values()
+    found = call.broadcast(first, second, relation=Relation.EQUAL)
     if not is_tensor(weight):
         return found
     return call.broadcast(found, _seen(call, weight, Sight.ANY), relation=Relation.PRODUCT)
