@@ -47,6 +47,13 @@ class ModelTensors:
     aliases: Mapping[str, str]
     states: frozenset[str]
 
+    @property
+    def constant_entries(self) -> frozenset[str]:
+        """Names of tensors that linear maps must not change: integers, and buffers that normalize nothing (masks)."""
+        statistics = {name for name in self.buffers if name.rpartition(".")[2] in _FROZEN_NORMALIZATION}
+        integers = {name for name, one in self.named.items() if not (one.is_floating_point() or one.is_complex())}
+        return frozenset(integers | (self.buffers.keys() - statistics))
+
     @classmethod
     def of(cls, model: nn.Module) -> ModelTensors:
         """Return the tensors of a model.

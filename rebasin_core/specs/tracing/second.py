@@ -12,6 +12,7 @@ from rebasin_core.specs.operators.default import sights_of
 from rebasin_core.specs.tracing.interpret import Interpreter
 from rebasin_core.specs.tracing.rotary import find_rotary, with_rotary
 from rebasin_core.specs.unification.relation import Sight
+from rebasin_core.specs.unification.terms import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -88,6 +89,9 @@ class SecondInterpretation:
         slots = Slots(self.first, self.solution, sights, constant=self.constant, is_rotated=is_rotated)
         rule = RotaryRule(slots.constraints)
         own = {name: slots.terms_of(name, terms) for name, terms in self.terms_of.items()}
+        for name in self.constant:
+            for term in own[name]:
+                slots.constraints.see(term, Sight.ANY, Reason("none", name, "its entries are not changed"))
         interpreter = Interpreter(slots.constraints, {**self.rules, ROTARY: rule}, slots.constraints.conclude)
         graph, names = with_rotary(self.graph, found) if found else (self.graph, {})
         self.run(graph, own, slots.constraints, interpreter)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import prune
 from typing_extensions import override
 
 import rebasin_core as rc
@@ -178,3 +179,10 @@ def test_symmetries_are_stored_in_files(tmp_path: object) -> None:
     read = rc.load_spec(path)
     assert read.symmetry == spec.symmetry
     assert read.folded_symmetry == spec.folded_symmetry
+
+
+def test_masks_and_integers_are_not_changed() -> None:
+    pruned = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 2))
+    prune.random_unstructured(pruned[0], "weight", 0.3)
+    (found,) = kinds(rc.trace_spec(pruned, torch.randn(2, 3)).symmetry).values()
+    assert found == [("positive", {"0.bias": 1, "0.weight_orig": 1, "2.weight": -1})]

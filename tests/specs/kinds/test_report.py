@@ -92,7 +92,7 @@ class Combined(nn.Module):
     ("function", "limit"),
     [
         (lambda hidden: hidden + 1, "the same number is added to all units (add)"),
-        (lambda hidden: hidden.maximum(hidden.mean()), "units are seen by maximum (maximum)"),
+        (lambda hidden: hidden.maximum(hidden.mean()), "units are reduced to one number (mean)"),
         (lambda hidden: torch.complex(hidden, hidden.tanh()).abs(), "units are combined by any function (complex)"),
     ],
 )

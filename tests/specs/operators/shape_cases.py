@@ -258,7 +258,7 @@ PIECEWISE: Final = {
     "maximum and number": Case(4, lambda h, w: torch.maximum(h, w), ((),)),
     "rectifier by a mask": Case(4, lambda h: h * (h > 0)),
     "rectifier by halves": Case(6, lambda h: torch.cat([h, -h], 1) * (torch.cat([h, h], 1) >= 0)),
-    "compared": Case(4, lambda h, w: h * (h < w) * (h.abs() > 0.5), ((4,),)),
+    "compared with units": Case(4, lambda h, w: h * (h < w) * (h.abs() > 0.5), ((4,),)),
     "where zero": Case(4, lambda h: torch.where(h.le(0), h * 0.1, h) + torch.where(h < 0, 0.0, h)),
     "where zero tensor": Case(4, lambda h: torch.where(h > 0, h, torch.tensor(0.0, dtype=h.dtype))),
     "where one": Case(4, lambda h: torch.where(h > 0, h, 1.0)),
