@@ -49,7 +49,7 @@ class ModelTensors:
 
     @property
     def constant_entries(self) -> frozenset[str]:
-        """Names of tensors that linear maps must not change: integers, and buffers that normalize nothing (masks)."""
+        """Names of tensors that linear maps must not change: integers, and buffers that are not of normalizations."""
         statistics = {name for name in self.buffers if name.rpartition(".")[2] in _FROZEN_NORMALIZATION}
         integers = {name for name, one in self.named.items() if not (one.is_floating_point() or one.is_complex())}
         return frozenset(integers | (self.buffers.keys() - statistics))
