@@ -64,6 +64,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "kl_divergence": (rc.kl_divergence, {"first": GAUSSIAN, "second": GAUSSIAN}),
     "load_posterior": (rc.load_posterior, {"path": "no.safetensors"}),
     "load_run": (rc.load_run, {"path": "no.yaml"}),
+    "load_element": (rc.load_element, {"path": "no.safetensors"}),
     "load_spec": (rc.load_spec, {"path": "no.json"}),
     "loss_plane": (rc.loss_plane, {"first": POINT, "second": POINT, "third": GAUSSIAN, "task": TASK}),
     "match": (rc.match, {"reference": MODEL, "candidate": MODEL, "spec": SPEC, "matcher": "weight", "task": TASK}),

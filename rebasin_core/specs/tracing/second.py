@@ -12,6 +12,7 @@ from rebasin_core.specs.operators.default import sights_of
 from rebasin_core.specs.tracing.interpret import Interpreter
 from rebasin_core.specs.tracing.rotary import find_rotary, with_rotary
 from rebasin_core.specs.unification.relation import Sight
+from rebasin_core.specs.unification.terms import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -44,6 +45,7 @@ class SecondInterpretation:
         constant: Names of the tensors that must not be changed.
         rules: Rules by operator name.
         run: Interprets a graph.
+        integers: Names of the tensors of integers, which no linear map can transform.
     """
 
     graph: ModelGraph
@@ -53,6 +55,7 @@ class SecondInterpretation:
     constant: Collection[str]
     rules: Rules
     run: Run
+    integers: Collection[str] = ()
 
     def symmetries(self, buffers: Mapping[str, Tensor]) -> Symmetries:
         """Return the linear symmetries.
@@ -88,6 +91,9 @@ class SecondInterpretation:
         slots = Slots(self.first, self.solution, sights, constant=self.constant, is_rotated=is_rotated)
         rule = RotaryRule(slots.constraints)
         own = {name: slots.terms_of(name, terms) for name, terms in self.terms_of.items()}
+        for name in self.integers:
+            for term in own[name]:
+                slots.constraints.see(term, Sight.ANY, Reason("none", name, "its entries are integers"))
         interpreter = Interpreter(slots.constraints, {**self.rules, ROTARY: rule}, slots.constraints.conclude)
         graph, names = with_rotary(self.graph, found) if found else (self.graph, {})
         self.run(graph, own, slots.constraints, interpreter)

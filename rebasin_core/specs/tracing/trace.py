@@ -279,7 +279,10 @@ class _Problem:
         interpreter = Interpreter(constraints, self.rules)
         self._run(graph, terms_of, constraints, interpreter)
         solution = solve_constraints(constraints, terms_of, parameters=tensors.parameters)
-        second = SecondInterpretation(graph, constraints, solution, terms_of, reasons.keys(), self.rules, self._run)
+        integers = [name for name, own in tensors.named.items() if not (own.is_floating_point() or own.is_complex())]
+        second = SecondInterpretation(
+            graph, constraints, solution, terms_of, reasons.keys(), self.rules, self._run, integers
+        )
         unsaved = {name: own for name, origin in graph.origins.items() if (own := self._unsaved(origin)) is not None}
         return solution, second.symmetries(unsaved), interpreter
 
