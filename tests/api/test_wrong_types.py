@@ -59,6 +59,8 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "barycenter": (rc.barycenter, {"posteriors": [POINT, POINT], "weights": [1.0, 1.0]}),
     "build": (rc.build, {"family": "matcher", "name": "weight"}),
     "check_spec": (partial(rc.check_spec, example_inputs=X), {"spec": SPEC, "model": MODEL}),
+    "fold": (rc.fold, {"network": MODEL, "spec": SPEC}),
+    "untie": (rc.untie, {"model": MODEL}),
     "greedy_soup": (rc.greedy_soup, {"networks": [POINT, POINT], "spec": SPEC, "task": TASK, "matcher": "weight"}),
     "hull_losses": (rc.hull_losses, {"networks": [POINT, POINT], "task": TASK}),
     "kl_divergence": (rc.kl_divergence, {"first": GAUSSIAN, "second": GAUSSIAN}),
