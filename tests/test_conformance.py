@@ -51,5 +51,15 @@ def test_exempt_built_in_components() -> None:
     # an executor without workers, to a merge method that drops entries at random, and to a source of models that is
     # given a factory.
     exempt = {entry.name for entry in BUILTIN.all() if getattr(entry.kind, "exempt_laws", {})}
-    built_in = {"vision", "annealing", "straight_through", "gradient", "curved", "in_process", "dare", "factory"}
+    built_in = {
+        "vision",
+        "annealing",
+        "straight_through",
+        "gradient",
+        "refined",
+        "curved",
+        "in_process",
+        "dare",
+        "factory",
+    }
     assert exempt == built_in

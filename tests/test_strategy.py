@@ -69,7 +69,8 @@ def test_different_options_or_classes_are_not_equal(one: Strategy, other: object
 
 def test_canonical_json_is_sorted_complete_and_compact() -> None:
     assert WeightMatcher(max_sweeps=5).canonical_json() == (
-        '{"assignment":{"name":"auto"},"max_sweeps":5,"memory":null,"name":"weight","start":"greedy"}'
+        '{"assignment":{"name":"auto"},"max_sweeps":5,"memory":null,"name":"weight","start":"greedy",'
+        '"symmetry":"permutation","tolerance":1e-06}'
     )
     assert json.loads(
         rc.architectures.VGGArchitecture().canonical_json()

@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     from rebasin_core.checkpoints.function_check import FunctionDifference
     from rebasin_core.specs.base import ExampleInputs, PermutationSpec
 
-Network = TypeVar("Network")
+T = TypeVar("T")
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class Folded(Generic[Network]):
+class Folded(Generic[T]):
     """A network or posterior whose normalizations are folded.
 
     Attributes:
@@ -50,7 +50,7 @@ class Folded(Generic[Network]):
         report: The folded parts, and reasons for the others.
     """
 
-    network: Network
+    network: T
     spec: PermutationSpec
     foldings: tuple[Folding, ...]
     report: FoldingReport
@@ -103,7 +103,7 @@ def fold(
 ) -> Folded[dict[str, Tensor]]: ...
 @overload
 def fold(
-    network: Network,
+    network: T,
     spec: PermutationSpec,
     *,
     scales: bool = True,
@@ -113,7 +113,7 @@ def fold(
     model: nn.Module | None = None,
     example_inputs: object = None,
     kwargs: Mapping[str, Any] | None = None,
-) -> Folded[Network]: ...
+) -> Folded[T]: ...
 def fold(  # ruff: ignore[too-many-arguments] - all but two have defaults
     network: Any,
     spec: PermutationSpec,

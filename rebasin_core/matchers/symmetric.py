@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rebasin_core.symmetry.linear import Symmetry
 
 SymmetryOption: TypeAlias = "Literal['permutation', 'full'] | tuple[Kind, ...]"
+"""Group modulo which a matcher aligns: permutations, all maps, or permutations and the given kinds of maps."""
 
 _FACTORS = (Kind.SIGN, Kind.POSITIVE, Kind.NONZERO)
 

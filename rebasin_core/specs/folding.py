@@ -75,15 +75,15 @@ class Obstacle:
 class Foldable:
     r"""Shifts and means that can be folded into neighboring weights; a `Symmetry` describes the scales.
 
-    Let $z$ be normalized units, $Wz + c$ the layers that use them, and $\mathbf 1$ the vector of ones.
+    Let $z$ be normalized units, $Wz + c$ the layers that use them, and $e$ the vector of ones.
 
     Attributes:
         shifts: For every shift $\beta$ that only layers with biases use, these layers: $W(z + \beta) + c$ is
             $Wz + (c + W\beta)$.
         writers: Dimensions of tensors whose mean is subtracted wherever they are used: adding a multiple of
-            $\mathbf 1$ along one does not change the function.
+            $e$ along one does not change the function.
         readers: Dimensions of weights along which the normalized units have mean zero if the listed scales are one and
-            the listed shifts are zero. Adding a multiple of $\mathbf 1$ along one does not change the function then.
+            the listed shifts are zero. Adding a multiple of $e$ along one does not change the function then.
         obstacles: For scales and shifts that cannot be folded, the reason.
     """
 

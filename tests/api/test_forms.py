@@ -287,7 +287,7 @@ def test_objects_that_cannot_be_written_are_errors() -> None:
     model = nn.Linear(2, 3)
     spec = rc.trace_spec(nn.Linear(2, 3), torch.zeros(1, 2))
     guide = stand_in("pyro.infer.autoguide.guides", "AutoNormal")()
-    with pytest.raises(InvalidInputError, match="but not write to it; apply the permutation to the posterior"):
+    with pytest.raises(InvalidInputError, match="but not write to it; apply the group element to the posterior"):
         spec.identity().apply(guide)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(InvalidInputError, match=r"cannot read a posterior from torch\.optim\.sgd\.SGD"):
