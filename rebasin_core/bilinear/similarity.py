@@ -282,7 +282,7 @@ class SimilarityMatrices:
     def _add_difference(
         self, name: str, new: Term, old: Term, kept: _Kept, now: Mapping[str, Tensor], *, skip: tuple[int, ...] = ()
     ) -> None:
-        """Add the difference between two terms, permuted as now and as before, to a matrix, in place."""
+        """Add the difference between two terms, permuted as now and as before, to a matrix, which is changed."""
         work = self._workspace
         for position in new.positions(name):
             fixed = (position, *skip)

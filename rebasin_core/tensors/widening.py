@@ -26,8 +26,8 @@ def wide_parts(
     """Yield the parts of a tensor along one dimension, converted to a dtype.
 
     All parts are written to the same memory. If each had its own, a small result that the caller keeps could be
-    allocated behind each part. In glibc before 2.38, the next part would then not fit in the memory of the last one, so
-    that the process would grow by the size of the whole converted tensor.
+    allocated behind each part. In glibc before 2.38, the next part would then not fit in the memory of the last one,
+    and the process would grow by the size of the whole converted tensor.
 
     Args:
         tensor: A tensor of any shape, dtype and strides.
@@ -40,13 +40,13 @@ def wide_parts(
         Contiguous parts of at most `PART` entries, or of one slice along the dimension if that is more. The next part
         overwrites a part. If nothing has to be converted or copied, the only part is the tensor.
     """
-    place = tensor.device if device is None else device
-    if tensor.dim() == 0 or not tensor.numel() or (tensor.dtype == dtype and tensor.device == place and not copy):
-        yield tensor.to(device=place, dtype=dtype, copy=copy)
+    target = tensor.device if device is None else device
+    if tensor.dim() == 0 or not tensor.numel() or (tensor.dtype == dtype and tensor.device == target and not copy):
+        yield tensor.to(device=target, dtype=dtype, copy=copy)
         return
     along = max(range(tensor.dim()), key=lambda each: tensor.shape[each]) if dim is None else dim
     length = tensor.shape[along]
     slices = min(length, max(1, PART * length // tensor.numel()))
-    memory = torch.empty(slices * (tensor.numel() // length), dtype=dtype, device=place)
+    memory = torch.empty(slices * (tensor.numel() // length), dtype=dtype, device=target)
     for part in tensor.split(slices, dim=along):
-        yield memory[: part.numel()].view(part.shape).copy_(part.to(place))
+        yield memory[: part.numel()].view(part.shape).copy_(part.to(target))
