@@ -16,7 +16,7 @@ from rebasin_core.errors import InvalidInputError
 from rebasin_core.tensors.checks import shorten
 from rebasin_core.tensors.modules import marked_as_parameter_, named_tensors, shared_copy, unsaved_buffers
 from rebasin_core.tensors.trees import tree_map, tree_tensors
-from rebasin_core.tensors.widening import PART, wide_parts
+from rebasin_core.tensors.widening import wide_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +28,8 @@ aten = torch.ops.aten
 _FACTOR = 32.0
 """Ratio of the largest accepted change and the change that one unit of rounding of each parameter causes."""
 _LARGEST_TOLERANCE = 0.05
+_SIGNS = 1 << 16
+"""Number of entries that are changed at a time."""
 # Errors of operators and models for dtypes and devices that they do not support.
 _FAILURES = (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, AssertionError, AttributeError)
 
@@ -328,7 +330,8 @@ def _jittered(part: Tensor, shape: torch.Size, chosen: slice | Tensor) -> Tensor
     sizes = (shape[:-1].numel(), shape[-1]) if len(shape) > 1 else (1, shape.numel())
     of_rows = (torch.randint(2, sizes[:1], generator=generator)[chosen] * 2 - 1).to(part)
     of_columns = (torch.randint(2, sizes[1:], generator=generator) * 2 - 1).to(part)
-    step = max(1, PART // rows.shape[1])
+    # Few signs at a time: see `wide_parts` on the memory of large intermediate results.
+    step = max(1, _SIGNS // rows.shape[1])
     for first in range(0, len(rows), step):
         block = rows[first : first + step]
         signs = of_rows[first : first + step, None] * of_columns

@@ -38,7 +38,7 @@ def wide_parts(
 
     Yields:
         Contiguous parts of at most `PART` entries, or of one slice along the dimension if that is more. The next part
-        overwrites a part. If nothing has to be converted or copied, the only part is the tensor.
+        overwrites a part. Without a conversion or copy, the only part is the tensor.
     """
     target = tensor.device if device is None else device
     if tensor.dim() == 0 or not tensor.numel() or (tensor.dtype == dtype and tensor.device == target and not copy):

@@ -14,7 +14,7 @@ import rebasin_core as rc
 from rebasin_core.bilinear.similarity import SimilarityMatrices
 
 
-def test_similarity_matrices_are_freed_when_the_search_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_similarity_matrices_are_freed_after_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alive: weakref.WeakSet[SimilarityMatrices] = weakref.WeakSet()
     construct = SimilarityMatrices.__init__
 
