@@ -32,7 +32,7 @@ class Conversions(TorchDispatchMode):
     """Records operators whose inputs have half precision and whose outputs do not, with the entries of the inputs."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # PyTorch does not annotate it
         self.found: list[tuple[str, int]] = []
 
     @override
