@@ -67,6 +67,11 @@ class AbstractSymmetryMatcher(AbstractChannelMatcher):
             return frozenset(Kind if self.symmetry == "full" else ())
         return frozenset(self.symmetry)
 
+    @property
+    @override
+    def uses_slices(self) -> bool:
+        return self.symmetry == "permutation"
+
     @override
     def _match(self, problem: MatchProblem) -> MatchResult:
         symmetry = None if self.symmetry == "permutation" else self._admitted(problem)
