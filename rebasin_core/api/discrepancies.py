@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias, final
+from typing import TYPE_CHECKING, Literal, TypeAlias, final, get_args
 
 import torch
 from tqdm import tqdm
 
+from rebasin_core.analysis.canonical import canonical_form
 from rebasin_core.analysis.discrepancy import Discrepancy, maximum_mean_discrepancy
 from rebasin_core.api.conversion import PosteriorLike, as_posterior
 from rebasin_core.api.matching import as_matcher
@@ -17,6 +18,8 @@ from rebasin_core.evaluation.functional import FunctionalModel
 from rebasin_core.posteriors.capabilities import AbstractEmpirical
 from rebasin_core.posteriors.samples import SamplesPosterior
 from rebasin_core.specs.base import require_spec
+from rebasin_core.symmetry.kind import Kind
+from rebasin_core.symmetry.subgroups import restricted_to
 from rebasin_core.tensors.arguments import raise_wrong_type
 
 if TYPE_CHECKING:
@@ -28,6 +31,10 @@ if TYPE_CHECKING:
     from rebasin_core.matchers.symmetric import SymmetryOption
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.specs.base import PermutationSpec
+    from rebasin_core.symmetry.permutation import GroupElement
+
+AlignmentMethod: TypeAlias = Literal["match", "canonical"]
+"""How `discrepancy` removes symmetries: by matching with a reference, or by canonical forms."""
 
 DistributionLike: TypeAlias = PosteriorLike | SamplesLike
 """A posterior or anything that `as_posterior` converts to one, or a sequence of networks."""
@@ -38,6 +45,7 @@ def discrepancy(  # ruff: ignore[too-many-arguments] - two posteriors, their ali
     second: DistributionLike,
     spec: PermutationSpec | None = None,
     *,
+    method: AlignmentMethod = "match",
     symmetry: SymmetryOption | None = None,
     matcher: Matcher | str | Mapping[str, object] = "weight",
     reference: PosteriorLike | None = None,
@@ -51,20 +59,22 @@ def discrepancy(  # ruff: ignore[too-many-arguments] - two posteriors, their ali
     r"""Return the maximum mean discrepancy (MMD) between two posteriors of parameters, modulo symmetries.
 
     Two posteriors over the same functions can have different parameters. With a specification, every draw of both
-    posteriors is aligned with one reference network, and the MMD is that of the aligned draws. Given the reference,
-    this is a fixed map of each draw, so the estimate is unbiased for independent draws and the permutation test is
-    exact. See `maximum_mean_discrepancy` for the estimate, its standard error and the test.
+    posteriors is aligned with one reference network, or transformed to its canonical form, and the MMD is that of the
+    transformed draws. This is a fixed map of each draw. Therefore the estimate is unbiased for independent draws, and
+    the permutation test is exact. See `maximum_mean_discrepancy` for the estimate, its standard error and the test.
 
-    Alignment is approximate, and depends on the reference: posteriors that differ only by symmetries can retain a
-    discrepancy if matching does not find them. `function_discrepancy` needs no alignment.
+    Alignment is approximate, and depends on the reference. A canonical form is exact, but not continuous: for two
+    units of similar norms, small changes of the weights exchange their order. `function_discrepancy` needs neither.
 
     Args:
         first: A posterior, or a sequence of independent networks, such as an ensemble. All equally weighted samples of
             an empirical posterior are used, with its chains; other posteriors are sampled.
         second: Another one, with the same parameters.
         spec: Symmetries of the network. If None, parameters are compared as they are.
-        symmetry: The symmetries to align modulo, for matchers with the option ``symmetry``: ``permutation``, ``full``,
-            or a tuple of kinds. The matcher's own option if None.
+        method: ``match`` aligns every draw with the reference, ``canonical`` transforms it to its canonical form (see
+            `rebasin_core.analysis.canonical_form`).
+        symmetry: The symmetries to align modulo: ``permutation``, ``full``, or a tuple of kinds. If None, the matcher's
+            own option, and permutations for canonical forms.
         matcher: A registered name, a mapping with ``name`` and options, or an instance.
         reference: The network to align with; a randomly selected draw of both posteriors if None, which is then omitted
             from the draws.
@@ -97,22 +107,20 @@ def discrepancy(  # ruff: ignore[too-many-arguments] - two posteriors, their ali
         >>> discrepancy(a, b).p_value < 0.01, discrepancy(a, b, spec).p_value > 0.05
         (True, True)
     """
+    if method not in get_args(AlignmentMethod):
+        message = f"expected `method` among {get_args(AlignmentMethod)}, got {method!r}"
+        raise InvalidInputError(message)
     if spec is not None:
         require_spec(spec)
     generator = generator or torch.Generator().manual_seed(0)
     draws = [_Draws.of(source, spec, num_samples, generator) for source in (first, second)]
     if spec is not None:
-        target = _select_reference(draws, generator) if reference is None else as_posterior(reference, spec=spec)
-        strategy = as_matcher(matcher, symmetry)
-        bar = tqdm(total=sum(len(d.networks) for d in draws), desc="align draws", leave=False, disable=not progress)
-
-        def aligned(network: Posterior) -> Posterior:
-            element = strategy.match(target, network, spec, generator=generator).group_element
-            bar.update()
-            return element.apply(network)
-
-        draws = [_Draws([aligned(network) for network in each.networks], each.chains) for each in draws]
-        bar.close()
+        if method == "canonical":
+            element_of = _canonical(spec, symmetry)
+        else:
+            target = _select_reference(draws, generator) if reference is None else as_posterior(reference, spec=spec)
+            element_of = _matching(spec, as_matcher(matcher, symmetry), target, generator)
+        draws = [each.transformed(element_of, disable=not progress) for each in draws]
     return maximum_mean_discrepancy(
         draws[0].tensors(),
         draws[1].tensors(),
@@ -226,6 +234,11 @@ class _Draws:
         drawn = SamplesPosterior.from_posterior(posterior, num_samples, generator=generator)
         return cls(list(drawn.components), None)
 
+    def transformed(self, element_of: Callable[[Posterior], GroupElement], *, disable: bool) -> _Draws:
+        """Return every draw transformed by its element."""
+        bar = tqdm(self.networks, desc="align draws", leave=False, disable=disable)
+        return _Draws([element_of(network).apply(network) for network in bar], self.chains)
+
     def without(self, index: int) -> _Draws:
         """Return all draws but one."""
         kept = [k for k in range(len(self.networks)) if k != index]
@@ -235,6 +248,31 @@ class _Draws:
         """Return the parameters of all draws, each ``[n, *s]``."""
         means = [network.mean for network in self.networks]
         return {name: torch.stack([mean[name] for mean in means]) for name in means[0]}
+
+
+def _matching(
+    spec: PermutationSpec, matcher: Matcher, reference: Posterior, generator: torch.Generator
+) -> Callable[[Posterior], GroupElement]:
+    """Return the function that finds the element that aligns a network with a reference."""
+
+    def element_of(network: Posterior) -> GroupElement:
+        return matcher.match(reference, network, spec, generator=generator).group_element.to("cpu")
+
+    return element_of
+
+
+def _canonical(spec: PermutationSpec, option: SymmetryOption | None) -> Callable[[Posterior], GroupElement]:
+    """Return the function that finds the element that maps a network to its canonical form."""
+
+    def element_of(network: Posterior) -> GroupElement:
+        tensors = {**network.mean, **network.buffers}
+        symmetry = spec.symmetry_of(tensors)
+        if option != "full":
+            kinds = () if option is None or option == "permutation" else option
+            symmetry = restricted_to(symmetry, tuple(Kind(kind) for kind in kinds))
+        return canonical_form(tensors, spec, symmetry).element
+
+    return element_of
 
 
 def _select_reference(draws: list[_Draws], generator: torch.Generator) -> Posterior:

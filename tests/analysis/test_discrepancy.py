@@ -27,7 +27,7 @@ def chains(generator: torch.Generator, count: int, length: int, correlation: flo
 def exact(mean: float) -> float:
     """Return the squared discrepancy between normal distributions whose means differ in every coordinate."""
     square = BANDWIDTH**2
-    same = (square / (square + 2)) ** (DIMENSION / 2)
+    same = math.pow(square / (square + 2), DIMENSION / 2)
     return 2 * same * -math.expm1(-DIMENSION * mean**2 / (2 * (square + 2)))
 
 

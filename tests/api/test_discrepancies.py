@@ -68,6 +68,20 @@ def test_a_posterior_and_its_transformed_copy_agree_modulo_symmetries() -> None:
         assert sum(found.num_samples) == (59 if reference is None else 60)
 
 
+def test_canonical_forms_are_compared_without_a_reference() -> None:
+    _, spec, _ = tanh_network()
+    first, second = copies(12, 1), copies(12, 1)
+    generator = torch.Generator().manual_seed(7)
+    moved = [rc.SymmetryElement.random(spec.symmetry, generator=generator).apply(network) for network in second]
+    found = rc.discrepancy(first, moved, spec, method="canonical", symmetry="full")
+    assert found.num_samples == (12, 12)
+    same = rc.discrepancy(first, first, spec, method="canonical", symmetry=(rc.symmetry.Kind.SIGN,))
+    assert found.squared == pytest.approx(same.squared, abs=1e-12)
+    assert found.bandwidths[0] == pytest.approx(same.bandwidths[0])
+    permuted = rc.discrepancy(first, moved, spec, method="canonical")
+    assert permuted.bandwidths[0] > 1.05 * found.bandwidths[0]
+
+
 def test_functions_do_not_depend_on_symmetries() -> None:
     model, spec, inputs = tanh_network()
     generator = torch.Generator().manual_seed(5)
@@ -132,6 +146,7 @@ def test_bad_posteriors_are_errors() -> None:
         (networks[:1], networks, {}, InvalidInputError, "at least two blocks of draws in each sample, got 1 and 4"),
         (networks, networks, {"num_samples": 2}, InvalidInputError, "`num_samples` of at least 3"),
         (networks, networks, {"spec": spec, "matcher": "activation", "symmetry": "full"}, ConfigError, "`symmetry` is"),
+        (networks, networks, {"method": "sort"}, InvalidInputError, "expected `method` among"),
         (networks, networks, {"spec": "spec"}, InvalidInputError, "PermutationSpec"),
     ]
     for first, second, options, error, message in cases:
