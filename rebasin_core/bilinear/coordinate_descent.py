@@ -33,8 +33,8 @@ _RELATIVE_TOLERANCE = 1e-6
 _JOINT_SWEEPS = 2
 
 
-def _no_observer() -> None:
-    """Ignore a step."""
+def no_observer() -> None:
+    """Ignore a step of a descent."""
 
 
 @final
@@ -111,7 +111,7 @@ class CoordinateDescent:
         # The last computed objective, with the indices it belongs to.
         self._objective: tuple[Mapping[str, Tensor], float] | None = None
         self._at_identity: float | None = None
-        self.on_step: Callable[[], None] = _no_observer
+        self.on_step: Callable[[], None] = no_observer
 
     def objective(self) -> float:
         """Return the objective at the current indices.

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, final
 
 import torch
 
-from rebasin_core.bilinear.pieces import pieces
-from rebasin_core.bilinear.products import Workspace, add_inner_products, inner_products
+from rebasin_core.bilinear.pieces import MAX_ENTRIES, pieces
+from rebasin_core.bilinear.products import Workspace, add_inner_products, inner_products, rows_of_units
 from rebasin_core.symmetry.action import act_on_cell
 from rebasin_core.tensors.device import select
 
@@ -268,21 +268,32 @@ class SimilarityMatrices:
         self, name: str, term: Term, along: str | None, units: Tensor | None, kept: _Kept, now: Mapping[str, Tensor]
     ) -> None:
         """Add the difference that changed permutations make to one term; only for ``units`` of ``along``, if given."""
-        new, old = term, term
-        skipped: list[int] = []
-        if along is not None and units is not None:
-            dim = term.positions(along)[0]
-            skipped = [dim]
-            reference = select(term.reference, 1 + dim, units)
-            new = replace(term, reference=reference, candidate=select(term.candidate, 1 + dim, now[along][units]))
-            old = replace(new, candidate=select(term.candidate, 1 + dim, kept.indices[along][units]))
-        for position in term.positions(name):
-            fixed = (position, *skipped)
+        if along is None or units is None:
+            self._add_difference(name, term, term, kept, now)
+            return
+        dim = term.positions(along)[0]
+        at_a_time = max(1, MAX_ENTRIES * term.candidate.shape[1 + dim] // term.candidate.numel())
+        for some in units.split(at_a_time):
+            reference = select(term.reference, 1 + dim, some)
+            new = replace(term, reference=reference, candidate=select(term.candidate, 1 + dim, now[along][some]))
+            old = replace(new, candidate=select(term.candidate, 1 + dim, kept.indices[along][some]))
+            self._add_difference(name, new, old, kept, now, skip=(dim,))
+
+    def _add_difference(
+        self, name: str, new: Term, old: Term, kept: _Kept, now: Mapping[str, Tensor], *, skip: tuple[int, ...] = ()
+    ) -> None:
+        """Add the difference between two terms, permuted as now and as before, to a matrix, which is changed."""
+        work = self._workspace
+        for position in new.positions(name):
+            fixed = (position, *skip)
             sides = zip(pieces(new, now, whole=fixed), pieces(old, kept.indices, whole=fixed), strict=True)
             for (reference, new_piece, done), (_, old_piece, _) in sides:
-                after = act_on_cell(self._layout, now, new_piece, term.atoms, skip=(*fixed, *done))
-                before = act_on_cell(self._layout, kept.indices, old_piece, term.atoms, skip=(*fixed, *done))
-                kept.total += inner_products(reference, after - before, batch=[], compared=[position])
+                after = act_on_cell(self._layout, now, new_piece, new.atoms, skip=(*fixed, *done))
+                before = act_on_cell(self._layout, kept.indices, old_piece, new.atoms, skip=(*fixed, *done))
+                change = torch.sub(after, before, out=work.buffer("gathered 0", after.shape, after))
+                left = rows_of_units(reference, position, work, "reference")
+                right = rows_of_units(change, position, work, "candidate")
+                kept.total.addmm_(left.to(kept.total.dtype), right.to(kept.total.dtype).T)
 
 
 def _others(name: str, term: Term) -> list[str]:

@@ -11,6 +11,7 @@ import torch
 
 from rebasin_core.symmetry.cell import cells
 from rebasin_core.tensors.precision import working_dtype
+from rebasin_core.tensors.widening import wide_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -88,10 +89,8 @@ class Term:
 
 
 def _norm(side: Tensor, dtype: torch.dtype) -> float:
-    """Return the norm, computed in a dtype."""
-    # PyTorch does not promote 8-bit floating-point numbers; bfloat16 contains all of them.
-    values = side.to(torch.bfloat16) if side.element_size() == 1 else side
-    return float(torch.linalg.vector_norm(values, dtype=dtype))
+    """Return the norm, computed in a dtype; those of large parts are combined in double precision."""
+    return math.hypot(*(float(torch.linalg.vector_norm(part)) for part in wide_parts(side, dtype)))
 
 
 def terms_of(

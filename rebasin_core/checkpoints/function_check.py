@@ -16,6 +16,7 @@ from rebasin_core.errors import InvalidInputError
 from rebasin_core.tensors.checks import shorten
 from rebasin_core.tensors.modules import marked_as_parameter_, named_tensors, shared_copy, unsaved_buffers
 from rebasin_core.tensors.trees import tree_map, tree_tensors
+from rebasin_core.tensors.widening import wide_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -27,7 +28,7 @@ aten = torch.ops.aten
 _FACTOR = 32.0
 """Ratio of the largest accepted change and the change that one unit of rounding of each parameter causes."""
 _LARGEST_TOLERANCE = 0.05
-_SLICE = 1 << 22
+_SIGNS = 1 << 16
 """Number of entries that are changed at a time."""
 # Errors of operators and models for dtypes and devices that they do not support.
 _FAILURES = (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, AssertionError, AttributeError)
@@ -211,11 +212,13 @@ class _Entries:
         return self._changed(whole[chosen], whole.shape, chosen).view(*indices.shape, whole.shape[1])
 
     def blocks(self) -> Iterator[Tensor]:
-        """Yield the rows of a matrix in consecutive blocks."""
+        """Yield the rows of a matrix in consecutive blocks, each overwritten by the next."""
         whole = self.source()
-        step = max(1, _SLICE // whole.shape[1])
-        for start in range(0, len(whole), step):
-            yield self._changed(whole[start : start + step], whole.shape, slice(start, start + step))
+        start = 0
+        for block in wide_parts(whole, self.dtype, dim=0, device=self.device, copy=self.jitter):
+            is_changed = self.jitter and block.numel() > 0
+            yield _jittered(block, whole.shape, slice(start, start + len(block))) if is_changed else block
+            start += len(block)
 
     def _changed(self, part: Tensor, shape: torch.Size, rows: slice | Tensor) -> Tensor:
         if not self.jitter or not part.numel():
@@ -327,7 +330,8 @@ def _jittered(part: Tensor, shape: torch.Size, chosen: slice | Tensor) -> Tensor
     sizes = (shape[:-1].numel(), shape[-1]) if len(shape) > 1 else (1, shape.numel())
     of_rows = (torch.randint(2, sizes[:1], generator=generator)[chosen] * 2 - 1).to(part)
     of_columns = (torch.randint(2, sizes[1:], generator=generator) * 2 - 1).to(part)
-    step = max(1, _SLICE // rows.shape[1])
+    # Few signs at a time: see `wide_parts` on the memory of large intermediate results.
+    step = max(1, _SIGNS // rows.shape[1])
     for first in range(0, len(rows), step):
         block = rows[first : first + step]
         signs = of_rows[first : first + step, None] * of_columns

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from typing_extensions import override
 
 from rebasin_core.assignment import AssignmentSolver, AutoAssignment
-from rebasin_core.bilinear.coordinate_descent import CoordinateDescent
+from rebasin_core.bilinear.coordinate_descent import CoordinateDescent, no_observer
 from rebasin_core.bilinear.descent_state import DescentState
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.matchers.base import Matcher, MatchOutcome, MatchProblem, MatchResult
@@ -130,6 +130,16 @@ class AbstractChannelMatcher(Matcher):
             memory=self.memory,
             device=problem.device,
         )
+        try:
+            return self._descended(problem, solver, start)
+        finally:
+            # The observer refers to the descent. Without it, the memory of all matrices is free now; otherwise, when
+            # the garbage collector finds the cycle.
+            solver.on_step = no_observer
+
+    @final
+    def _descended(self, problem: MatchProblem, solver: CoordinateDescent, start: float) -> MatchResult:
+        """Return the result of descents from one or two starting points."""
         identity_objective = solver.objective()
 
         def descend(max_sweeps: int = self.max_sweeps) -> MatchResult:
@@ -179,8 +189,10 @@ def keep_state(problem: MatchProblem, solver: CoordinateDescent) -> None:
         permutation, document = saved
         solver.continue_from(DescentState.of_document(document, problem.layout.groups), permutation.indices)
 
+    layout = problem.layout  # the record keeps the function, which must not refer to the problem with the record
+
     def state() -> tuple[Permutation, dict[str, object]]:
-        return Permutation(problem.layout, solver.indices), solver.state.model_dump()
+        return Permutation(layout, solver.indices), solver.state.model_dump()
 
     solver.on_step = lambda: record.save(state)
 

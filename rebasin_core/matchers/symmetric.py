@@ -51,6 +51,11 @@ class AbstractSymmetryMatcher(AbstractChannelMatcher):
     def kinds(self) -> frozenset[Kind]:
         return kinds_of(self.symmetry)
 
+    @property
+    @override
+    def uses_slices(self) -> bool:
+        return self.symmetry == "permutation"
+
     @override
     def _match(self, problem: MatchProblem) -> MatchResult:
         if self.symmetry == "permutation":

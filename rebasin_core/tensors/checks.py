@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from rebasin_core.errors import InvalidInputError
+from rebasin_core.tensors.widening import wide_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from torch import Tensor
-
-_PART = 1 << 22
 
 
 def require_finite(tensors: Mapping[str, Tensor], description: str) -> None:
@@ -48,9 +47,7 @@ def _have_finite_sums(tensors: Iterable[Tensor]) -> bool:
     sums: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for tensor in tensors:
         wide = torch.float64 if tensor.dtype == torch.float64 else torch.float32
-        # A sum in another dtype converts its argument: large tensors are converted in parts.
-        parts = tensor.flatten().split(_PART) if tensor.dtype != wide and tensor.is_contiguous() else (tensor,)
-        sums.setdefault((tensor.device, wide), []).extend(part.sum(dtype=wide) for part in parts)
+        sums.setdefault((tensor.device, wide), []).extend(part.sum() for part in wide_parts(tensor, wide))
     return all(bool(torch.isfinite(torch.stack(of_device)).all()) for of_device in sums.values())
 
 

@@ -42,6 +42,7 @@ def problem(name: str) -> tuple[Layout, Channels, Channels]:
 def test_updated_matrices_equal_recomputed_ones(*, name: str, large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if large:  # small tensors are treated like large ones: only changed columns are computed, in reused memory
         monkeypatch.setattr(similarity, "_SMALL", 0)
+        monkeypatch.setattr(similarity, "MAX_ENTRIES", 60)
         monkeypatch.setattr(products, "_LARGE", 0)
     updates: list[bool] = []
     update = SimilarityMatrices._update

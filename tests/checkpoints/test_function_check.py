@@ -223,7 +223,7 @@ def test_linear_layers_in_blocks_of_rows_have_the_outputs_of_whole_layers(monkey
     other = {name: tensor + 1e-3 * torch.randn_like(tensor) for name, tensor in tensors.items()}
     inputs: tuple[tuple[Tensor, ...], dict[str, object]] = ((torch.randn(2, 4, 5).double(),), {})
     whole = function_difference(module, tensors, other.__getitem__, inputs)
-    monkeypatch.setattr("rebasin_core.checkpoints.function_check._SLICE", 14)
+    monkeypatch.setattr("rebasin_core.tensors.widening.PART", 14)
     blocks = function_difference(module, tensors, other.__getitem__, inputs)
     assert blocks.error == pytest.approx(whole.error, rel=1e-9)
     assert blocks.noise == pytest.approx(whole.noise, rel=1e-3)

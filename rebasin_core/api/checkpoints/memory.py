@@ -108,8 +108,10 @@ def within_memory(
             "are allowed; allow more, or freeze the largest groups"
         )
         raise InvalidInputError(message)
-    if not isinstance(matcher, AbstractChannelMatcher):
-        message = f"the memory of the matcher {matcher.name!r} cannot be limited; use `weight`, or give no limit"
+    if not isinstance(matcher, AbstractChannelMatcher) or not matcher.uses_slices:
+        is_symmetric = isinstance(matcher, AbstractChannelMatcher)
+        remedy = 'align modulo permutations (`symmetry="permutation"`)' if is_symmetric else "use `weight`"
+        message = f"the memory of the matcher {matcher.name!r} cannot be limited; {remedy}, or give no limit"
         raise InvalidInputError(message)
     return matcher.replace(memory=memory - needed)
 

@@ -79,3 +79,9 @@ def test_matchers_without_a_limit_are_rejected() -> None:
     spec, tensors = wide(64)
     with pytest.raises(InvalidInputError, match="the memory of the matcher 'sinkhorn' cannot be limited"):
         within_memory(SinkhornMatcher(), 10**12, spec.layout, tensors)
+
+
+def test_matchers_over_linear_maps_are_rejected() -> None:
+    spec, tensors = wide(64)
+    with pytest.raises(InvalidInputError, match=r"'weight' cannot be limited; align modulo permutations"):
+        within_memory(WeightMatcher(symmetry="full"), 10**12, spec.layout, tensors)
