@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rebasin_core.evaluation.effect import AlignmentEffect
     from rebasin_core.evaluation.task import Task
     from rebasin_core.matchers.base import Matcher, MatchResult
-    from rebasin_core.matchers.symmetric import SymmetryOption
+    from rebasin_core.matchers.map_search import SymmetryOption
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.specs.base import PermutationSpec
 

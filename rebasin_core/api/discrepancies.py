@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from rebasin_core.matchers.base import Matcher
-    from rebasin_core.matchers.symmetric import SymmetryOption
+    from rebasin_core.matchers.map_search import SymmetryOption
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.specs.base import PermutationSpec
     from rebasin_core.symmetry.permutation import GroupElement

@@ -11,7 +11,6 @@ from rebasin_core.api.resumption import search_with_checkpoint
 from rebasin_core.errors import ConfigError
 from rebasin_core.evaluation.task import model_of
 from rebasin_core.matchers.base import Matcher
-from rebasin_core.matchers.symmetric import AbstractSymmetryMatcher
 from rebasin_core.plugin.registry import Registry, default_registry
 from rebasin_core.tensors.digests import digest_of_tensors
 
@@ -23,9 +22,9 @@ if TYPE_CHECKING:
 
     from rebasin_core.evaluation.task import Task
     from rebasin_core.matchers.base import MatchResult, OnInterrupt
-    from rebasin_core.matchers.symmetric import SymmetryOption
+    from rebasin_core.matchers.map_search import SymmetryOption
     from rebasin_core.specs.base import PermutationSpec
-    from rebasin_core.symmetry.permutation import Permutation
+    from rebasin_core.symmetry.permutation import GroupElement
 
 
 def build(family: str, name: str, *, registry: Registry | None = None, **options: Any) -> Any:  # ruff: ignore[any-type]
@@ -69,10 +68,10 @@ def as_matcher(matcher: Matcher | str | Mapping[str, object], symmetry: Symmetry
     built: Matcher = matcher if isinstance(matcher, Matcher) else default_registry().build("matcher", matcher)
     if symmetry is None:
         return built
-    if not isinstance(built, AbstractSymmetryMatcher):
+    if "symmetry" not in type(built).model_fields:
         message = (
-            f"`symmetry` is an option of the matchers `weight` and `wasserstein`, and the matcher is {built.name!r}; "
-            "give it as an option of the matcher inside"
+            "`symmetry` is an option of the matchers `weight`, `wasserstein`, `activation` and `frank_wolfe`, and the "
+            f"matcher is {built.name!r}; give it as an option of the matcher inside"
         )
         raise ConfigError(message)
     return built.replace(symmetry=symmetry)
@@ -87,7 +86,7 @@ def match(  # ruff: ignore[too-many-arguments] - a long search has to be started
     task: Task | None = None,
     generator: torch.Generator | None = None,
     progress: bool = False,
-    initial: Permutation | None = None,
+    initial: GroupElement | None = None,
     on_interrupt: OnInterrupt = "raise",
     checkpoint: Path | str | None = None,
 ) -> MatchResult:
@@ -107,9 +106,10 @@ def match(  # ruff: ignore[too-many-arguments] - a long search has to be started
             `as_posterior`.
         generator: Random number generator; seeded with 0 if None.
         progress: Whether to show a progress bar.
-        initial: Permutation to start from, for iterative matchers; their own initialization if None.
+        initial: Permutation to start from, for iterative matchers; their own initialization if None. With another group
+            element, the search is for a further element that is applied after it.
         on_interrupt: On Ctrl-C, ``"raise"`` KeyboardInterrupt, or ``"return"`` the best result so far.
-        checkpoint: File for the best permutation found, written when the search is interrupted (for either
+        checkpoint: File for the best group element found, written when the search is interrupted (for either
             ``on_interrupt``). If the file exists, the search resumes from it; it is deleted when the search completes.
 
     Returns:

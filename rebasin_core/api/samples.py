@@ -23,7 +23,7 @@ from rebasin_core.specs.base import require_spec
 if TYPE_CHECKING:
     from rebasin_core.evaluation.task import Task
     from rebasin_core.matchers.base import Matcher
-    from rebasin_core.matchers.symmetric import SymmetryOption
+    from rebasin_core.matchers.map_search import SymmetryOption
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.specs.base import PermutationSpec
     from rebasin_core.symmetry.permutation import GroupElement
