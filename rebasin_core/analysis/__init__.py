@@ -1,7 +1,7 @@
 """Analysis modulo symmetries: distances, chain diagnostics, canonical forms, folding, information, pairs."""
 
 from rebasin_core.analysis.canonical import CanonicalForm, canonical_form
-from rebasin_core.analysis.diagnostics import ChainDiagnostics, count_transpositions, diagnose_chains
+from rebasin_core.analysis.diagnostics import ChainDiagnostics, chain_distances, count_transpositions, diagnose_chains
 from rebasin_core.analysis.discrepancy import Discrepancy, maximum_mean_discrepancy
 from rebasin_core.analysis.distances import Distance, NetworkDistances, network_distances
 from rebasin_core.analysis.folding.folding import Folding
@@ -23,6 +23,7 @@ __all__ = [
     "PairMean",
     "PermutationInformation",
     "canonical_form",
+    "chain_distances",
     "chains_for_modes",
     "count_modes",
     "count_transpositions",

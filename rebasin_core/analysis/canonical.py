@@ -48,7 +48,7 @@ def canonical_form(
       normalization), its norm is 1.
     - *Permutations*: units are sorted by decreasing norm of their weights; inner units within each outer unit, and
       outer units, such as heads, by the norm of all their weights.
-    - *Orthogonal maps*, and what remains of invertible ones: the units are the left singular vectors of the matrix
+    - *Orthogonal maps*, which also remain of invertible maps: the units are the left singular vectors of the matrix
       $(A_1, A_2, \dots)$ of all weights of the group, sorted by decreasing singular value. $A_s$ has the units of slot
       $s$ as rows. For orthogonal maps that fix the ones, these are singular vectors on the complement of the ones.
     - *Signs and angles*: the bias of each unit is not negative; for units without bias, the sum of their weights at the

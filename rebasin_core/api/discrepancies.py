@@ -15,6 +15,7 @@ from rebasin_core.api.matching import as_matcher
 from rebasin_core.api.samples import SamplesLike, as_mixture
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.functional import FunctionalModel
+from rebasin_core.evaluation.task import require_task
 from rebasin_core.posteriors.capabilities import AbstractEmpirical
 from rebasin_core.posteriors.samples import SamplesPosterior
 from rebasin_core.specs.base import require_spec
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from rebasin_core.evaluation.task import Task
     from rebasin_core.matchers.base import Matcher
     from rebasin_core.matchers.map_search import SymmetryOption
     from rebasin_core.posteriors.base import Posterior
@@ -49,6 +51,7 @@ def discrepancy(  # ruff: ignore[too-many-arguments] - two posteriors, their ali
     symmetry: SymmetryOption | None = None,
     matcher: Matcher | str | Mapping[str, object] = "weight",
     reference: PosteriorLike | None = None,
+    task: Task | None = None,
     num_samples: int = 100,
     bandwidth: float | Sequence[float] | None = None,
     block_length: int | None = None,
@@ -78,6 +81,7 @@ def discrepancy(  # ruff: ignore[too-many-arguments] - two posteriors, their ali
         matcher: A registered name, a mapping with ``name`` and options, or an instance.
         reference: The network to align with; a randomly selected draw of both posteriors if None, which is then omitted
             from the draws.
+        task: Network module and data, for matchers that run the network.
         num_samples: Number of draws of each posterior that is sampled, at least 3.
         bandwidth: Bandwidth of the kernel, or several; the median distance of all draws if None.
         block_length: Minimum number of consecutive draws of a chain per block; from their autocorrelation if None.
@@ -112,6 +116,9 @@ def discrepancy(  # ruff: ignore[too-many-arguments] - two posteriors, their ali
         raise InvalidInputError(message)
     if spec is not None:
         require_spec(spec)
+    if task is not None:
+        require_task(task)
+        task = task.held()
     generator = generator or torch.Generator().manual_seed(0)
     draws = [_Draws.of(source, spec, num_samples, generator) for source in (first, second)]
     if spec is not None:
@@ -119,7 +126,7 @@ def discrepancy(  # ruff: ignore[too-many-arguments] - two posteriors, their ali
             element_of = _canonical(spec, symmetry)
         else:
             target = _select_reference(draws, generator) if reference is None else as_posterior(reference, spec=spec)
-            element_of = _matching(spec, as_matcher(matcher, symmetry), target, generator)
+            element_of = _matching(spec, as_matcher(matcher, symmetry), target, task, generator)
         draws = [each.transformed(element_of, disable=not progress) for each in draws]
     return maximum_mean_discrepancy(
         draws[0].tensors(),
@@ -251,12 +258,12 @@ class _Draws:
 
 
 def _matching(
-    spec: PermutationSpec, matcher: Matcher, reference: Posterior, generator: torch.Generator
+    spec: PermutationSpec, matcher: Matcher, reference: Posterior, task: Task | None, generator: torch.Generator
 ) -> Callable[[Posterior], GroupElement]:
     """Return the function that finds the element that aligns a network with a reference."""
 
     def element_of(network: Posterior) -> GroupElement:
-        return matcher.match(reference, network, spec, generator=generator).group_element.to("cpu")
+        return matcher.match(reference, network, spec, task=task, generator=generator).group_element.to("cpu")
 
     return element_of
 

@@ -145,7 +145,7 @@ def test_bad_posteriors_are_errors() -> None:
         (networks, [], {}, InvalidInputError, "got none"),
         (networks[:1], networks, {}, InvalidInputError, "at least two blocks of draws in each sample, got 1 and 4"),
         (networks, networks, {"num_samples": 2}, InvalidInputError, "`num_samples` of at least 3"),
-        (networks, networks, {"spec": spec, "matcher": "activation", "symmetry": "full"}, ConfigError, "`symmetry` is"),
+        (networks, networks, {"spec": spec, "matcher": "gradient", "symmetry": "full"}, ConfigError, "`symmetry` is"),
         (networks, networks, {"method": "sort"}, InvalidInputError, "expected `method` among"),
         (networks, networks, {"spec": "spec"}, InvalidInputError, "PermutationSpec"),
     ]

@@ -61,7 +61,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "check_spec": (partial(rc.check_spec, example_inputs=X), {"spec": SPEC, "model": MODEL}),
     "discrepancy": (
         partial(rc.discrepancy, num_permutations=0),
-        {"first": [POINT] * 4, "second": GAUSSIAN, "spec": SPEC, "matcher": "weight", "reference": POINT},
+        {"first": [POINT] * 4, "second": GAUSSIAN, "spec": SPEC, "matcher": "weight", "reference": POINT, "task": TASK},
     ),
     "function_discrepancy": (
         partial(rc.function_discrepancy, num_permutations=0),
