@@ -28,7 +28,7 @@ _REAL = 1e-9
 _ZERO = 1e-12
 # Number of matrices that act on a bilinear term.
 _BILINEAR = 2
-# Steps after which gradients are computed anew, so that rounding does not accumulate.
+# Number of steps after which gradients are computed anew: rounding accumulates.
 _RENEWED = 25
 
 
@@ -117,9 +117,9 @@ class Relaxation:
             _picked(gradient, vertex[name]) - _product(gradient, self.matrices[name])
             for name, gradient in self._gradients.items()
         )
-        end = self._vertex_objective(vertex, at_vertex)
+        last = self._vertex_objective(vertex, at_vertex)
         start = self.value - self._soft_objective(self._others, self.matrices)
-        coefficients = [start, slope, end - start - slope]
+        coefficients = [start, slope, last - start - slope]
         polynomial = np.polynomial.Polynomial(coefficients, domain=[0, 1], window=[0, 1])
         if self._others:
             polynomial += self._polynomial_of_others(vertex)
@@ -196,7 +196,7 @@ class Relaxation:
 
 
 def _without_others(term: Term, groups: Collection[str]) -> Term:
-    """Return a term with fixed atoms in place of those of other groups."""
+    """Return a term with fixed atoms for other groups."""
     return replace(term, atoms=tuple(atom if atom.group in groups else Atom(atom.size) for atom in term.atoms))
 
 
@@ -207,7 +207,7 @@ def _start(size: int, like: Tensor, *, uniform: bool) -> Tensor:
 
 
 def _move(matrix: Tensor, index: Tensor, size: float) -> None:
-    """Move a matrix towards a permutation, in place."""
+    """Move a matrix towards a permutation; it is overwritten."""
     matrix.mul_(1 - size)
     matrix[torch.arange(len(index), device=matrix.device), index.to(matrix.device)] += size
 

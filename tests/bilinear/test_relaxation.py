@@ -83,7 +83,7 @@ def best_permutation(slope: Tensor) -> Tensor:
     return matrix
 
 
-def test_without_terms_nothing_moves() -> None:
+def test_a_problem_without_terms() -> None:
     layout, *sides = problem({"in": (FIXED, FIXED)}, 0)
     terms = list(terms_of(layout.axes["in"], sides[0]["in"], sides[1]["in"]))
     ascent = Relaxation(layout, terms, list(SIZES), AutoAssignment())
