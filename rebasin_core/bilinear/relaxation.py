@@ -28,7 +28,7 @@ _REAL = 1e-9
 _ZERO = 1e-12
 # Number of matrices that act on a bilinear term.
 _BILINEAR = 2
-# Number of steps after which gradients are computed anew: rounding accumulates.
+# Number of steps after which gradients are recomputed: rounding accumulates.
 _RENEWED = 25
 
 
@@ -92,7 +92,7 @@ class Relaxation:
         increase = value - self.value
         self.value = value
         for name, matrix in self.matrices.items():
-            _move(matrix, vertex[name], size)
+            _interpolate(matrix, vertex[name], size)
         self._steps += 1
         if self._steps % _RENEWED == 0:
             self._gradients = self._current_gradients()
@@ -138,7 +138,7 @@ class Relaxation:
         for size in sizes.tolist():
             matrices = {name: matrix.clone() for name, matrix in self.matrices.items()}
             for name, matrix in matrices.items():
-                _move(matrix, vertex[name], size)
+                _interpolate(matrix, vertex[name], size)
             values.append(self._soft_objective(self._others, matrices))
         return np.polynomial.Polynomial.fit(sizes, values, degree, domain=[0, 1], window=[0, 1])
 
@@ -206,8 +206,8 @@ def _start(size: int, like: Tensor, *, uniform: bool) -> Tensor:
     return torch.eye(size, dtype=like.dtype, device=like.device)
 
 
-def _move(matrix: Tensor, index: Tensor, size: float) -> None:
-    """Move a matrix towards a permutation; it is overwritten."""
+def _interpolate(matrix: Tensor, index: Tensor, size: float) -> None:
+    """Interpolate between a matrix and a permutation, in place."""
     matrix.mul_(1 - size)
     matrix[torch.arange(len(index), device=matrix.device), index.to(matrix.device)] += size
 

@@ -67,7 +67,7 @@ class LeaveOneOut:
                 tensor.add_(after[name].to(tensor) - before[name].to(tensor), alpha=weight)
 
     def refresh(self) -> None:
-        """Compute the sums anew, without accumulated rounding."""
+        """Recompute the sums, without accumulated rounding."""
         if self._moments:
             self._moments = self._sums()
 
