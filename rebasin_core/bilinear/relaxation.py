@@ -207,7 +207,7 @@ def _start(size: int, like: Tensor, *, uniform: bool) -> Tensor:
 
 
 def _interpolate(matrix: Tensor, index: Tensor, size: float) -> None:
-    """Interpolate between a matrix and a permutation, in place."""
+    """Overwrite a matrix by an interpolation between it and a permutation."""
     matrix.mul_(1 - size)
     matrix[torch.arange(len(index), device=matrix.device), index.to(matrix.device)] += size
 
