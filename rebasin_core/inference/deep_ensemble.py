@@ -53,7 +53,7 @@ class DeepEnsemble(AbstractOptimizedInference):
 
     together: bool | None = None
     """Whether to run the networks in one batch (`torch.vmap`) if the model supports it; the result is the same up to
-    rounding. If None, what is faster: one batch on a GPU, and for small networks on a CPU."""
+    rounding. If None, the faster way: one batch on a GPU, and for small networks on a CPU."""
 
     @model_validator(mode="after")
     def _check_optimizer(self) -> Self:

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.inference.objective import AbstractObjective
-from rebasin_core.inference.prior import prior_of, scales_of
+from rebasin_core.inference.prior import negative_log_prior, prior_of, scales_of
 from rebasin_core.tensors.modules import copied, named_tensors
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ class AbstractStackedObjective(AbstractObjective):
         model: Private copy of the network.
         members: Number K of networks.
         prior_scale: Standard deviations of the zero-mean Gaussian prior; infinity for a flat prior.
-        together: Whether to run the networks in one batch; what is faster if None.
+        together: Whether to run the networks in one batch; the faster way if None.
     """
 
     def __init__(
@@ -220,8 +220,7 @@ class AbstractStackedObjective(AbstractObjective):
         likelihood.check(outputs[0], targets)
         repeated = targets.expand(self.members, *targets.shape).flatten(0, 1)
         loss = -likelihood.log_prob(outputs.flatten(0, 1), repeated).sum() / len(targets)
-        penalties = [0.5 * p * self.parameters[n].square().sum() for n, p in self._precisions.items() if p]
-        return loss + torch.stack(penalties).sum() if penalties else loss
+        return loss + negative_log_prior(self._precisions, self.parameters)
 
     def copies(self, member: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return copies of a network's parameters and buffers.
