@@ -40,9 +40,10 @@ _ENTRYWISE = frozenset({
     "Adadelta",
     "ASGD",
 })
-# Largest number of parameters of a network of which several are faster in one batch on a CPU. Larger matrices are
-# multiplied at full speed one by one, and their gradients stay in the cache.
-_SMALL = 120_000
+# On a CPU, networks are faster in one batch from this number of networks, and up to this number of parameters each
+# (tests/benchmarks/ensembles.py). Larger matrices are multiplied at full speed one by one.
+_SEVERAL = 4
+_SMALL = 200_000
 
 
 def require_entrywise(optimizer: str, members: int) -> None:
@@ -104,7 +105,7 @@ class StackedNetworks:
     Args:
         model: The network.
         members: Number K of networks.
-        together: Whether to try `torch.vmap`; if None, on other devices than CPUs, and for small networks.
+        together: Whether to try `torch.vmap`; the faster way if None.
         around: Function from the tensors of a network to the context manager in which it runs.
     """
 
@@ -118,7 +119,7 @@ class StackedNetworks:
     ) -> None:
         self._model = model
         self._members = members
-        self._together = (_is_small(model) if together is None else together) and members > 1
+        self._together = (_is_faster_together(model, members) if together is None else together) and members > 1
         self._around = around or (lambda _: nullcontext())
 
     def __call__(self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
@@ -241,12 +242,12 @@ class AbstractStackedObjective(AbstractObjective):
         return [{name: tensor[k].detach() for name, tensor in every.items()} for k in range(self.members)]
 
 
-def _is_small(model: FunctionalModel) -> bool:
-    """Return whether several networks run faster in one batch: always on a GPU, on a CPU up to a number of weights."""
+def _is_faster_together(model: FunctionalModel, members: int) -> bool:
+    """Return whether networks run faster in one batch: always on a GPU; on a CPU several small networks."""
     parameters = list(model.module.parameters())
     if any(parameter.device.type != "cpu" for parameter in parameters):
         return True
-    return sum(parameter.numel() for parameter in parameters) <= _SMALL
+    return members >= _SEVERAL and sum(parameter.numel() for parameter in parameters) <= _SMALL
 
 
 def _stacked(networks: Sequence[Mapping[str, Tensor]], like: Mapping[str, Tensor]) -> dict[str, Tensor]:

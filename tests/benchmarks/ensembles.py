@@ -1,10 +1,10 @@
-"""Seconds of training deep ensembles, beside a loop over separate networks, by width and number of members.
+"""Seconds of training deep ensembles, compared with a loop over separate networks, by width and number of members.
 
     python tests/benchmarks/ensembles.py [--widths 64 256 512] [--members 2 4 8 16] [--steps 30]
 
 All run on one thread, interleaved: an epoch of `DeepEnsemble` in one batch (``together=True``), one network after
 another (``together=False``) and as it chooses by itself, and plain loops that train the same networks with Adam one
-by one. Prints the seconds of one member, and the ratio of the plain loops to each: above 1, ours is faster.
+by one. Prints the seconds of one member, and the ratio of the plain loops to each: above 1, the ensemble is faster.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def network(width: int) -> nn.Sequential:
 
 
 def plain(width: int, members: int, batches: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
-    """Train the networks one after another."""
+    """Train separate networks in a loop."""
     for _ in range(members):
         model = network(width)
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
