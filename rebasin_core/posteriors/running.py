@@ -67,7 +67,7 @@ class LeaveOneOut:
                 tensor.add_(after[name].to(tensor) - before[name].to(tensor), alpha=weight)
 
     def refresh(self) -> None:
-        """Recompute the sums, without accumulated rounding."""
+        """Recompute the sums; rounding then does not accumulate."""
         if self._moments:
             self._moments = self._sums()
 
