@@ -5,8 +5,8 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING
 
+from rebasin_core.bilinear.pair_products import entries_of_pairs
 from rebasin_core.bilinear.pieces import MAX_ENTRIES
-from rebasin_core.bilinear.two_levels import nested_directly
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.matchers.channel import AbstractChannelMatcher
 from rebasin_core.tensors.device import CPU
@@ -127,8 +127,4 @@ def _all_matrices(layout: Layout) -> int:
 def _entries(layout: Layout, name: str) -> int:
     """Return the entries of the similarity matrices of a group, or of all pairs of units of the groups nested in it."""
     shape = layout.index_shape(name)
-    inner = nested_directly(layout, name)
-    # All units within one unit of the outer groups are compared with each other.
-    units = (prod(layout.index_shape(child)) for child in inner)
-    pairs = sum(number**2 // prod(shape[:-1]) for number in units)
-    return max(prod(shape) * shape[-1], pairs)
+    return max(prod(shape) * shape[-1], entries_of_pairs(layout, name))
