@@ -23,12 +23,15 @@ from torch import Tensor, nn
 from transformer_pairs import CONTEXT, GPT, CharacterLikelihood, ViT, characters, images, sequences
 
 import rebasin_core as rc
-from rebasin_core.matchers import RefinedMatcher, WeightMatcher
-from rebasin_core.symmetry import Kind, SymmetryElement
+from rebasin_core.evaluation import Likelihood
+from rebasin_core.matchers import ActivationMatcher, FrankWolfeMatcher, RefinedMatcher, WeightMatcher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from rebasin_core.matchers import Matcher
+
+Tensors = dict[str, Tensor]
 Batches = list[tuple[Tensor, Tensor]]
 
 
@@ -46,32 +49,38 @@ def sets(data: Path, kind: str, batches: int) -> tuple[Batches, Batches]:
     return [sequences(text, s) for s in starts], list(zip(tokens.split(100), following.split(100), strict=True))
 
 
-def folded(tensors: dict[str, Tensor], spec: rc.PermutationSpec) -> dict[str, Tensor]:
-    """Return a network with the scales of its normalizations folded into the next weights."""
-    names = {name for linear in spec.folded_symmetry.linear for name in linear.ones}
-    maps: list[Tensor | None] = []
-    for linear in spec.symmetry.linear:
-        own = [slot.tensor for slot, degree in linear.degrees.items() if slot.tensor in names and degree == 1]
-        maps.append(1 / tensors[own[0]].double() if own and linear.kind is Kind.NONZERO else None)
-    identity = rc.Permutation.identity(spec.symmetry.permutations)
-    return SymmetryElement(spec.symmetry, identity, maps).apply(tensors)
+def matchers(likelihood: Likelihood, epochs: int) -> dict[str, Matcher]:
+    """Return the matchers between folded networks, by the name of the method."""
+    plain, full = WeightMatcher(), WeightMatcher(symmetry="full")
+    return {
+        "folded, permutation": plain,
+        "folded, full": full,
+        "folded, permutation, frank_wolfe": FrankWolfeMatcher(),
+        "folded, full, frank_wolfe": FrankWolfeMatcher(symmetry="full"),
+        "folded, permutation, activation": ActivationMatcher(),
+        "folded, full, activation": ActivationMatcher(symmetry="full"),
+        "folded, permutation, refined": RefinedMatcher(matcher=plain, epochs=epochs, likelihood=likelihood),
+        "folded, full, refined": RefinedMatcher(matcher=full, epochs=epochs, likelihood=likelihood),
+        "folded, full, activation, refined": RefinedMatcher(
+            matcher=ActivationMatcher(symmetry="full"), epochs=epochs, likelihood=likelihood
+        ),
+    }
 
 
 def alignments(
-    pair: tuple[dict[str, Tensor], dict[str, Tensor]], spec: rc.PermutationSpec, task: rc.Task, epochs: int
-) -> Iterator[tuple[str, dict[str, Tensor], dict[str, Tensor]]]:
+    pair: tuple[Tensors, Tensors], spec: rc.PermutationSpec, task: rc.Task, epochs: int, only: str
+) -> Iterator[tuple[str, Tensors, Tensors]]:
     """Yield the name of each method, the reference, and the aligned candidate."""
     first, second = pair
-    yield "unaligned", first, second
-    yield "permutation", first, rc.match(first, second, spec, "weight").apply(second)
-    first, second = folded(first, spec), folded(second, spec)
-    yield "folded", first, second
-    yield "folded, permutation", first, rc.match(first, second, spec, "weight").apply(second)
-    yield "folded, full", first, rc.match(first, second, spec, WeightMatcher(symmetry="full")).apply(second)
-    likelihood = task.likelihood
-    for name, matcher in (("permutation", WeightMatcher()), ("full", WeightMatcher(symmetry="full"))):
-        refined = RefinedMatcher(matcher=matcher, epochs=epochs, likelihood=likelihood)
-        yield f"folded, {name}, refined", first, rc.match(first, second, spec, refined, task=task).apply(second)
+    if not only:
+        yield "unaligned", first, second
+        yield "permutation", first, rc.match(first, second, spec, "weight").apply(second)
+    first, second = (rc.fold(network, spec).network for network in pair)
+    if not only:
+        yield "folded", first, second
+    for name, matcher in matchers(Likelihood.of(task.likelihood), epochs).items():
+        if only in name:
+            yield name, first, rc.match(first, second, spec, matcher, task=task).apply(second)
 
 
 def main() -> None:
@@ -82,6 +91,7 @@ def main() -> None:
     parser.add_argument("kind", choices=("vit", "gpt"))
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--batches", type=int, default=100)
+    parser.add_argument("--only", default="", help="Run only the matchers with this in their name.")
     options = parser.parse_args()
     torch.set_num_threads(1)
     model: nn.Module = {"vit": ViT, "gpt": GPT}[options.kind]().eval()
@@ -92,7 +102,9 @@ def main() -> None:
     for one, other in combinations(networks, 2):
         start = process_time()
         pair = networks[one], networks[other]
-        for method, first, second in alignments(pair, spec, rc.Task(model, train, likelihood), options.epochs):
+        for method, first, second in alignments(
+            pair, spec, rc.Task(model, train, likelihood), options.epochs, options.only
+        ):
             seconds = process_time() - start
             curve = rc.barrier(first, second, rc.Task(model, test, likelihood), num_points=11)
             record = {

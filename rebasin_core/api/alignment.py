@@ -13,7 +13,6 @@ from rebasin_core.api.tracing import trace_spec
 from rebasin_core.errors import AlignmentWarning, ConfigError, InvalidInputError, SpecError
 from rebasin_core.evaluation.effect import Keep, effect_of
 from rebasin_core.evaluation.task import require_task
-from rebasin_core.matchers.symmetric import AbstractSymmetryMatcher
 from rebasin_core.specs.base import require_spec
 from rebasin_core.specs.check import check_spec
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from rebasin_core.evaluation.effect import AlignmentEffect
     from rebasin_core.evaluation.task import Task
     from rebasin_core.matchers.base import Matcher, MatchResult
-    from rebasin_core.matchers.symmetric import SymmetryOption
+    from rebasin_core.matchers.map_search import SymmetryOption
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.specs.base import PermutationSpec
 
@@ -150,10 +149,10 @@ def _modulo(matcher: Matcher, symmetry: SymmetryOption | None) -> Matcher:
     """Return a matcher with another option ``symmetry``."""
     if symmetry is None:
         return matcher
-    if not isinstance(matcher, AbstractSymmetryMatcher):
+    if "symmetry" not in type(matcher).model_fields:
         message = (
-            f"`symmetry` is an option of the matchers `weight` and `wasserstein`, and the matcher is {matcher.name!r}; "
-            "give it as an option of the matcher inside"
+            "`symmetry` is an option of the matchers `weight`, `wasserstein`, `activation` and `frank_wolfe`, and the "
+            f"matcher is {matcher.name!r}; give it as an option of the matcher inside"
         )
         raise ConfigError(message)
     return matcher.replace(symmetry=symmetry)

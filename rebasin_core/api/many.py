@@ -15,6 +15,7 @@ from rebasin_core.evaluation.task import model_of
 from rebasin_core.posteriors.barycenters import barycenter, barycenter_or_moments
 from rebasin_core.posteriors.capabilities import AbstractMixture
 from rebasin_core.posteriors.divergence import squared_moment_distance
+from rebasin_core.posteriors.running import LeaveOneOut
 from rebasin_core.specs.base import require_spec
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def match_many(  # ruff: ignore[too-many-arguments] - the problem's parts, keywo
             joint.match_with_others(torch.randperm(len(given), generator=generator, device=generator.device).tolist())
             if joint.trace[-1] >= joint.trace[-2]:
                 break
-        found.append(ManyMatch(tuple(joint.permutations), tuple(joint.permuted), tuple(joint.trace)))
+        found.append(ManyMatch(tuple(joint.permutations), joint.permuted, tuple(joint.trace)))
     return min(found, key=lambda match: match.trace[-1])
 
 
@@ -188,36 +189,37 @@ class _JointAlignment:
         self._weights = weights
         self._match = match
         self.permutations: list[GroupElement] = [spec.identity()] * len(given)
-        self.permuted = list(given)
+        self._current = LeaveOneOut(given, weights)
         self.trace = [mean_squared_distance(given, weights)]
+
+    @property
+    def permuted(self) -> tuple[Posterior, ...]:
+        """The permuted networks."""
+        return self._current.posteriors
 
     def match_with_first(self) -> None:
         """Match every network with the first one."""
         for k in range(1, len(self._given)):
             self.permutations[k] = self._match(self._given[0], self._given[k])
-            self.permuted[k] = self.permutations[k].apply(self._given[k])
-        self.trace.append(mean_squared_distance(self.permuted, self._weights))
+            self._current.replace(k, self.permutations[k].apply(self._given[k]))
+        self._finish_round()
 
     def match_with_others(self, order: Sequence[int]) -> None:
         """Match every network with the barycenter of the others, in an order."""
         for k in order:
-            center = self._barycenter_of_others(k)
+            center = self._current.without(k)
             if center is not None:
-                self._update_if_closer(k, self._match(center, self.permuted[k]), center)
-        self.trace.append(mean_squared_distance(self.permuted, self._weights))
+                self._update_if_closer(k, self._match(center, self._current[k]), center)
+        self._finish_round()
 
-    def _barycenter_of_others(self, index: int) -> Posterior | None:
-        """Return the barycenter of all networks but one; None if their weights are zero."""
-        others = [k for k in range(len(self._given)) if k != index]
-        weights = [self._weights[k] for k in others]
-        if not sum(weights) > 0:
-            return None
-        return barycenter_or_moments([self.permuted[k] for k in others], weights)[0]
+    def _finish_round(self) -> None:
+        self._current.refresh()
+        self.trace.append(mean_squared_distance(self.permuted, self._weights))
 
     def _update_if_closer(self, index: int, step: GroupElement, center: Posterior) -> None:
         """Permute a network if that decreases its distance to the barycenter of the others."""
         permutation = self.permutations[index].compose(step)
         candidate = permutation.apply(self._given[index])
-        if squared_moment_distance(center, candidate) < squared_moment_distance(center, self.permuted[index]):
+        if squared_moment_distance(center, candidate) < squared_moment_distance(center, self._current[index]):
             self.permutations[index] = permutation
-            self.permuted[index] = candidate
+            self._current.replace(index, candidate)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rebasin_core.evaluation.task import Task
     from rebasin_core.matchers.base import MatchResult, OnInterrupt
     from rebasin_core.specs.base import PermutationSpec
-    from rebasin_core.symmetry.permutation import Permutation
+    from rebasin_core.symmetry.permutation import GroupElement
 
 
 def build(family: str, name: str, *, registry: Registry | None = None, **options: Any) -> Any:  # ruff: ignore[any-type]
@@ -77,7 +77,7 @@ def match(  # ruff: ignore[too-many-arguments] - a long search has to be started
     task: Task | None = None,
     generator: torch.Generator | None = None,
     progress: bool = False,
-    initial: Permutation | None = None,
+    initial: GroupElement | None = None,
     on_interrupt: OnInterrupt = "raise",
     checkpoint: Path | str | None = None,
 ) -> MatchResult:
@@ -97,9 +97,10 @@ def match(  # ruff: ignore[too-many-arguments] - a long search has to be started
             `as_posterior`.
         generator: Random number generator; seeded with 0 if None.
         progress: Whether to show a progress bar.
-        initial: Permutation to start from, for iterative matchers; their own initialization if None.
+        initial: Permutation to start from, for iterative matchers; their own initialization if None. With another group
+            element, the search is for a further element that is applied after it.
         on_interrupt: On Ctrl-C, ``"raise"`` KeyboardInterrupt, or ``"return"`` the best result so far.
-        checkpoint: File for the best permutation found, written when the search is interrupted (for either
+        checkpoint: File for the best group element found, written when the search is interrupted (for either
             ``on_interrupt``). If the file exists, the search resumes from it; it is deleted when the search completes.
 
     Returns:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, final
 
 from rebasin_core.errors import FileFormatError
 from rebasin_core.matchers.base import MatchOutcome
-from rebasin_core.symmetry.permutation import Permutation
+from rebasin_core.symmetry.symmetry_element import load_element
 from rebasin_core.tensors.files import read_tensors, require_writable
 from rebasin_core.tensors.reading import exists
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from rebasin_core.matchers.base import MatchResult, OnInterrupt, SearchRecord
     from rebasin_core.symmetry.layout import Layout
+    from rebasin_core.symmetry.permutation import GroupElement, Permutation
 
 _PROBLEM = "problem"
 _STATE = "search"
@@ -29,14 +30,14 @@ class Search(Protocol):
     """`Matcher.match` with all arguments bound except those for interruptions."""
 
     def __call__(
-        self, *, initial: Permutation | None, on_interrupt: OnInterrupt, record: SearchRecord | None = None
+        self, *, initial: GroupElement | None, on_interrupt: OnInterrupt, record: SearchRecord | None = None
     ) -> MatchResult:
         """Run the search and return its result."""
 
 
 @final
 class FileRecord:
-    """State of a search in a file, written atomically at most every ten seconds: the file of a permutation.
+    """State of a search in a file, written atomically at most every ten seconds: the file of a group element.
 
     Args:
         path: The file.
@@ -44,7 +45,7 @@ class FileRecord:
         problem: Digest of the matcher and the networks.
 
     Attributes:
-        permutation: The permutation in the file at the start; None if there was no file.
+        element: The group element in the file at the start; None if there was no file.
 
     Raises:
         FileFormatError: If the file is damaged, or belongs to another specification or problem.
@@ -55,16 +56,16 @@ class FileRecord:
         self._problem = problem
         self._state: Callable[[], tuple[Permutation, Mapping[str, Any]]] | None = None
         self._written = monotonic()
-        self.permutation: Permutation | None = None
+        self.element: GroupElement | None = None
         self._document: Mapping[str, Any] | None = None
         if exists(path):
-            self.permutation, self._document = _read(path, layout, problem)
+            self.element, self._document = _read(path, layout, problem)
 
     def saved(self) -> tuple[Permutation, Mapping[str, Any]] | None:
         """Return the state in the file; None if there is no file, or it has only a permutation."""
-        if self.permutation is None or self._document is None:
+        if self.element is None or self._document is None:
             return None
-        return self.permutation, self._document
+        return self.element.permutation, self._document
 
     def save(self, state: Callable[[], tuple[Permutation, Mapping[str, Any]]]) -> None:
         """Write a state, unless the last one was written less than ten seconds ago.
@@ -102,7 +103,7 @@ def search_with_checkpoint(
     checkpoint: Path | str,
     *,
     problem: str,
-    initial: Permutation | None = None,
+    initial: GroupElement | None = None,
     on_interrupt: OnInterrupt = "raise",
 ) -> MatchResult:
     """Run a search that resumes from a checkpoint, and writes one if it is interrupted.
@@ -110,11 +111,11 @@ def search_with_checkpoint(
     Args:
         search: The search to run.
         layout: Layout of the permutations.
-        checkpoint: Safetensors file for the best permutation, and for the state of the search if the matcher keeps one.
-            If the file exists, the search resumes from it. It is written atomically when the search is interrupted,
-            and every ten seconds if the matcher keeps a state. It is deleted when the search completes.
+        checkpoint: Safetensors file for the best group element, and for the state of the search if the matcher keeps
+            one. If the file exists, the search resumes from it. It is written atomically when the search is
+            interrupted, and every ten seconds if the matcher keeps a state. It is deleted when the search completes.
         problem: Digest of the matcher and the networks; a checkpoint with another digest raises an error.
-        initial: Initial permutation if there is no checkpoint.
+        initial: Initial group element if there is no checkpoint.
         on_interrupt: ``raise`` KeyboardInterrupt or ``return`` the best result so far, after writing the checkpoint.
 
     Returns:
@@ -129,8 +130,8 @@ def search_with_checkpoint(
     require_writable(path)
     record = FileRecord(path, layout, problem)
     try:
-        # A matcher with a state continues from it; from the permutation alone, it would omit its initialization.
-        start = initial if record.saved() is not None else record.permutation or initial
+        # A matcher with a state continues from it; from the element alone, it would omit its initialization.
+        start = initial if record.saved() is not None else record.element or initial
         result = search(initial=start, on_interrupt="return", record=record)
     except FileFormatError as error:
         message = f"{path}: {error}; {_RESTART}"
@@ -139,21 +140,21 @@ def search_with_checkpoint(
         path.unlink(missing_ok=True)
         return result
     if not record.flush():
-        result.permutation.save(path, meta={_PROBLEM: problem})
+        result.group_element.save(path, meta={_PROBLEM: problem})
     if on_interrupt == "raise":
         raise KeyboardInterrupt
     return result
 
 
-def _read(path: Path, layout: Layout, problem: str) -> tuple[Permutation, Mapping[str, Any] | None]:
-    """Return the permutation in a checkpoint, and the state of the search if the matcher keeps one."""
+def _read(path: Path, layout: Layout, problem: str) -> tuple[GroupElement, Mapping[str, Any] | None]:
+    """Return the group element in a checkpoint, and the state of the search if the matcher keeps one."""
     try:
-        permutation = Permutation.load(path, layout)
+        element = load_element(path, layout)
         _, document = read_tensors(path)
     except FileFormatError as error:
         message = f"{error}. Expected the checkpoint of an interrupted match; {_RESTART}"
         raise FileFormatError(message) from error
-    # A file written by `Permutation.save` has no digest. It is accepted as an initial permutation.
+    # A file written by `GroupElement.save` has no digest. It is accepted as an initial element.
     if document.get(_PROBLEM, problem) != problem:
         message = (
             f"{path} is the checkpoint of an interrupted match of other networks or with another matcher; use another "
@@ -164,4 +165,4 @@ def _read(path: Path, layout: Layout, problem: str) -> tuple[Permutation, Mappin
     if state is not None and not isinstance(state, dict):
         message = f"{path}: the state of the search is damaged; {_RESTART}"
         raise FileFormatError(message)
-    return permutation, state
+    return element, state

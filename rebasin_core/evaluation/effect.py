@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, final
 
@@ -29,6 +30,8 @@ Keep: TypeAlias = Literal["best", "aligned"]
 """Which permutation to return if there are data: ``"best"`` of the result and the identity, or always the result."""
 
 _NUM_SAMPLES = 16
+# Losses whose relative difference is at most this are equal up to rounding in single precision.
+_ROUNDING = 1e-6
 
 
 @final
@@ -65,13 +68,17 @@ class AlignmentEffect:
 
     @property
     def helped(self) -> bool:
-        """Whether the alignment lowered the loss at the midpoint."""
-        return self.aligned < self.unaligned
+        """Whether the alignment lowered the loss at the midpoint, by more than rounding."""
+        return self.aligned < self.unaligned and not self._is_rounding
 
     @property
     def harmed(self) -> bool:
-        """Whether the alignment raised the loss at the midpoint."""
-        return self.aligned > self.unaligned
+        """Whether the alignment raised the loss at the midpoint, by more than rounding."""
+        return self.aligned > self.unaligned and not self._is_rounding
+
+    @property
+    def _is_rounding(self) -> bool:
+        return math.isclose(self.aligned, self.unaligned, rel_tol=_ROUNDING)
 
     @property
     def is_meaningful(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Literal, final
 
@@ -9,10 +10,14 @@ import torch
 from pydantic import PositiveInt
 from typing_extensions import override
 
+from rebasin_core.assignment import AutoAssignment
 from rebasin_core.bilinear.coordinate_descent import CoordinateDescent
+from rebasin_core.bilinear.maps.gauge import balanced
 from rebasin_core.matchers.activation_statistics import CrossMoments, ResponseMetric
 from rebasin_core.matchers.base import Matcher, MatchProblem
-from rebasin_core.matchers.channel import run_descent
+from rebasin_core.matchers.channel import mean_channels, run_descent
+from rebasin_core.matchers.compared_units import ComparedUnits
+from rebasin_core.matchers.map_search import MapSearch, SymmetryOption, admitted_symmetry, kinds_of
 from rebasin_core.symmetry.layout import Layout
 
 if TYPE_CHECKING:
@@ -22,8 +27,12 @@ if TYPE_CHECKING:
 
     from rebasin_core.matchers.base import MatchResult
     from rebasin_core.symmetry.axis import Axis
+    from rebasin_core.symmetry.kind import Kind
+    from rebasin_core.symmetry.linear import Symmetry
 
 _MAX_SWEEPS = 100
+# Smallest relative increase of the objective in one sweep over linear maps for which the descent continues.
+_TOLERANCE = 1e-6
 
 
 @final
@@ -40,6 +49,12 @@ class ActivationMatcher(Matcher):
     group whose units no such product computes is not permuted, and a warning names it.
 
     Activations are not stored: both networks run batch by batch, and second moments are accumulated.
+
+    With the option ``symmetry``, both networks are first transformed to the gauge of minimal norm (see
+    `rebasin_core.bilinear.maps.gauge`), and the sum is maximized over permutations, signs and orthogonal maps as well.
+    A correlation changes if units are mixed; for groups that admit such maps covariances are compared instead, divided
+    by the mean standard deviation of the units of each network. In the activations of a residual stream and of pairs
+    of layers, orthogonal maps are the solutions of Procrustes problems.
 
     Raises:
         ConfigError: If an option is invalid.
@@ -73,11 +88,43 @@ class ActivationMatcher(Matcher):
     num_samples: PositiveInt = 4
     """Number of independent samples of each posterior; a single network is run once."""
 
+    symmetry: SymmetryOption = "permutation"
+    """The group: ``permutation``; ``full`` for all maps that the specification admits and under which both posteriors
+    are closed; or a tuple of kinds (see `rebasin_core.symmetry.Kind`), in addition to permutations."""
+
+    @property
+    @override
+    def kinds(self) -> frozenset[Kind]:
+        return kinds_of(self.symmetry)
+
     @override
     def _match(self, problem: MatchProblem) -> MatchResult:
         start = perf_counter()
+        if self.symmetry != "permutation":
+            symmetry = admitted_symmetry(problem, self.symmetry, problem.reference, problem.candidate)
+            if symmetry.linear:
+                return self._match_maps(problem, symmetry, start)
         moments = CrossMoments.of(problem, problem.model, self.num_samples)
         return matched_by_similarity(problem, moments.similarities(correlation=self.metric == "correlation"), start)
+
+    def _match_maps(self, problem: MatchProblem, symmetry: Symmetry, start: float) -> MatchResult:
+        _, of_reference = balanced(symmetry, mean_channels(problem.reference))
+        _, of_candidate = balanced(symmetry, mean_channels(problem.candidate))
+        gauged = replace(
+            problem,
+            reference=problem.reference.transform(of_reference),
+            candidate=problem.candidate.transform(of_candidate),
+            layout=symmetry.layout,
+        )
+        compared = ComparedUnits.of(symmetry, CrossMoments.of(gauged, problem.model, self.num_samples), self.metric)
+        permutations = replace(problem, layout=compared.symmetry.permutations, initial=None)
+        permuted = matched_by_similarity(permutations, compared.matrices, start)
+        search = MapSearch(problem, compared.symmetry, AutoAssignment(), _MAX_SWEEPS, _TOLERANCE)
+        best = search.improved(*compared.channels(), permuted)
+        found = compared.extended(best.group_element)
+        element = of_candidate.compose(found).compose(of_reference.inverse())
+        seconds = {**permuted.seconds, "total": perf_counter() - start}
+        return replace(best, permutation=element.permutation, element=element, seconds=seconds)
 
 
 def matched_by_similarity(

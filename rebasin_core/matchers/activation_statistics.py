@@ -16,7 +16,7 @@ from rebasin_core.symmetry.axis import Atom, Axis, atoms_of, is_fixed
 from rebasin_core.tensors.precision import widened, working_dtype
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from torch import Tensor, nn
 
@@ -130,11 +130,19 @@ class CrossMoments:
         """How the reference's network uses its weights; None before the first batch."""
         return self._readings[0] if self._readings else None
 
-    def similarities(self, *, correlation: bool) -> dict[str, tuple[tuple[Axis, ...], Tensor]]:
+    def unit_dims(self) -> dict[str, int]:
+        """Return, for every compared weight, the dimension of the units that it computes."""
+        return {name: self._axis(name) for name in self._sums}
+
+    def similarities(
+        self, *, correlation: bool, pooled: Collection[str] = ()
+    ) -> dict[str, tuple[tuple[Axis, ...], Tensor]]:
         """Return the covariances or correlations between units, with their axes.
 
         Args:
             correlation: Whether to return correlations instead of covariances.
+            pooled: Names of weights for whose units covariances are returned, divided by the square roots of the mean
+                variances of the units of each network.
 
         Returns:
             For every weight, the axes of the matrix and the matrix ``[units, units]`` in float64. Correlations with a
@@ -147,10 +155,11 @@ class CrossMoments:
         found: dict[str, tuple[tuple[Axis, ...], Tensor]] = {}
         for name, (cross, first, second, squares, other_squares, count) in self._sums.items():
             covariance = cross / count - torch.outer(first, second) / count**2
-            if correlation:
+            if correlation or name in pooled:
                 scales = []
                 for square, total in ((squares, first), (other_squares, second)):
                     variance = (square / count - (total / count).square()).clamp_min(0)
+                    variance = variance.mean().expand_as(variance) if name in pooled else variance
                     varies = variance > _ROUNDINGS * torch.finfo(self._dtype).eps * square / count
                     scales.append(torch.where(varies, variance, torch.full_like(variance, torch.inf)).rsqrt())
                 covariance *= torch.outer(*scales)

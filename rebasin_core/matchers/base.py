@@ -18,6 +18,7 @@ from rebasin_core.specs.base import require_spec
 from rebasin_core.strategy import Strategy
 from rebasin_core.symmetry.linear import Symmetry
 from rebasin_core.symmetry.permutation import Permutation
+from rebasin_core.symmetry.symmetry_element import SymmetryElement
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from rebasin_core.symmetry.kind import Kind
     from rebasin_core.symmetry.layout import Layout
     from rebasin_core.symmetry.permutation import GroupElement
-    from rebasin_core.symmetry.symmetry_element import SymmetryElement
 
     T = TypeVar("T")
 
@@ -115,7 +115,7 @@ class MatchOutcome(Enum):
 
     CONVERGED = "converged: the matcher's stopping criterion was met"
     MAX_SWEEPS = "stopped: maximum number of sweeps reached; a larger `max_sweeps` may improve the objective"
-    INTERRUPTED = "interrupted; resume with `initial=result.permutation`"
+    INTERRUPTED = "interrupted; resume with `initial=result.group_element`"
     BUDGET = "stopped: step or time budget exhausted; a larger budget may improve the objective"
 
 
@@ -127,7 +127,8 @@ class MatchResult:
     Attributes:
         permutation: The permutation that aligns the candidate with the reference.
         objective: The matcher's objective at the permutation; larger is better.
-        identity_objective: The objective at the identity; at most ``objective``.
+        identity_objective: The objective at the identity, or at the initial group element if that has linear maps; at
+            most ``objective``.
         outcome: Why the matcher stopped.
         trace: The objective at the start and after each sweep, epoch or step of the search.
         seconds: Wall-clock time in seconds, by part of the algorithm.
@@ -178,6 +179,18 @@ class MatchResult:
         trace = (self.identity_objective,)
         identity = Permutation.identity(layout)
         return replace(self, permutation=identity, element=None, objective=self.identity_objective, trace=trace)
+
+    def after(self, first: SymmetryElement) -> MatchResult:
+        """Return the result for a candidate that was transformed before it was matched.
+
+        Args:
+            first: The element that was applied to the candidate before.
+
+        Returns:
+            The result with the composition of both elements; ``identity_objective`` remains that of ``first``.
+        """
+        element = first.compose(self.group_element)
+        return replace(self, permutation=element.permutation, element=element, upper_bound=None)
 
     @overload
     def apply(self, candidate: Mapping[str, Tensor]) -> dict[str, Tensor]: ...
@@ -240,7 +253,7 @@ class Matcher(Strategy):
         task: Task | None = None,
         generator: torch.Generator | None = None,
         progress: bool = False,
-        initial: Permutation | None = None,
+        initial: GroupElement | None = None,
         on_interrupt: OnInterrupt = "raise",
         record: SearchRecord | None = None,
         device: torch.device | None = None,
@@ -254,9 +267,10 @@ class Matcher(Strategy):
             task: Network module and data; required by matchers that run the network.
             generator: Random number generator; seeded with 0 if None.
             progress: Whether to show a progress bar.
-            initial: Permutation to start from, for iterative matchers; their own initialization if None.
+            initial: Permutation to start from, for iterative matchers; their own initialization if None. With another
+                group element, the search is for a further element that is applied after it.
             on_interrupt: On Ctrl-C, ``"raise"`` KeyboardInterrupt, or ``"return"`` the best result so far, with the
-                outcome `MatchOutcome.INTERRUPTED`. Pass its permutation as ``initial`` to resume.
+                outcome `MatchOutcome.INTERRUPTED`. Pass its `MatchResult.group_element` as ``initial`` to resume.
             record: Storage for the state of a long search, which continues from it.
             device: Device to compute on, to which slices of tensors are copied when they are used; that of the
                 reference if None. For posteriors that do not fit into the memory of the device.
@@ -265,7 +279,8 @@ class Matcher(Strategy):
             The result. A search that did not converge is reported as its `outcome`, not as an error.
 
         Raises:
-            InvalidInputError: If the posteriors do not fit each other or the specification, the initial permutation
+            NotClosedError: If the candidate is not closed under the initial group element.
+            InvalidInputError: If the posteriors do not fit each other or the specification, the initial element
                 belongs to another specification, a required input is missing, or the matcher cannot compute on another
                 device than that of the reference.
         """
@@ -294,7 +309,6 @@ class Matcher(Strategy):
             data=None if task is None else task.fitting_data,
             generator=generator or torch.Generator().manual_seed(0),
             progress=progress,
-            initial=initial,
             on_interrupt=on_interrupt,
             likelihood=None if task is None else Likelihood.of(task.likelihood),
             record=record,
@@ -304,9 +318,9 @@ class Matcher(Strategy):
             device=device,
         )
         if initial is not None and initial.layout.fingerprint != spec.layout.fingerprint:
-            message = "the initial permutation belongs to another specification"
+            message = "the initial group element belongs to another specification"
             raise InvalidInputError(message)
-        return self.solve(problem)
+        return self.solve(problem, initial=initial)
 
     def _require_device(self, reference: Posterior, device: torch.device | None) -> None:
         """Raise if the matcher cannot compute on a device, because it is not that of the reference."""
@@ -318,20 +332,30 @@ class Matcher(Strategy):
             raise InvalidInputError(message)
 
     @final
-    def solve(self, problem: MatchProblem) -> MatchResult:
+    def solve(self, problem: MatchProblem, *, initial: GroupElement | None = None) -> MatchResult:
         """Solve a validated problem; for matchers that run other matchers.
 
         Args:
             problem: The problem that `match` constructed.
+            initial: Group element to start from; the initial permutation of the problem if None.
 
         Returns:
             The result.
 
         Raises:
             InvalidInputError: If an input that this matcher requires is missing.
+            NotClosedError: If the candidate is not closed under the initial group element.
         """
         with torch.no_grad():
-            return self._match(problem)
+            if isinstance(initial, SymmetryElement):
+                # Every matcher can start there: it aligns the transformed candidate, from the identity.
+                moved = replace(
+                    problem,
+                    candidate=initial.apply(problem.candidate),
+                    initial=Permutation.identity(problem.layout),
+                )
+                return self._match(moved).after(initial)
+            return self._match(problem if initial is None else problem.starting_at(initial.permutation))
 
     @abstractmethod
     def _match(self, problem: MatchProblem) -> MatchResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias, final
 
@@ -11,12 +12,13 @@ from pydantic import BeforeValidator, NonNegativeFloat, NonNegativeInt
 from tqdm import tqdm
 from typing_extensions import override
 
-from rebasin_core.assignment import solve_assignment
+from rebasin_core.assignment import AutoAssignment, solve_assignment
 from rebasin_core.bilinear.coordinate_descent import CoordinateDescent
 from rebasin_core.bilinear.products import inner_products
 from rebasin_core.bilinear.terms import terms_of
 from rebasin_core.matchers.base import Matcher, MatchOutcome, MatchProblem, MatchResult
 from rebasin_core.matchers.channel import mean_channels, moment_channels
+from rebasin_core.matchers.map_search import MapSearch, SymmetryOption, admitted_symmetry, kinds_of, of_factors
 from rebasin_core.matchers.search import interruptible
 from rebasin_core.symmetry.action import act_softly
 from rebasin_core.symmetry.permutation import Permutation
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from rebasin_core.bilinear.terms import Channels
     from rebasin_core.posteriors.base import Posterior
+    from rebasin_core.symmetry.kind import Kind
 
 ChannelNames: TypeAlias = Literal["mean", "moments"]
 
@@ -41,6 +45,8 @@ def _current(channels: object) -> object:
 _REAL = 1e-9
 # Maximum number of sweeps of coordinate descent after rounding.
 _MAX_SWEEPS = 100
+# Smallest relative increase of the objective in one sweep over linear maps for which the descent continues.
+_TOLERANCE = 1e-6
 
 
 @final
@@ -53,6 +59,10 @@ class FrankWolfeMatcher(Matcher):
     an exact line search: along the segment to these vertices the objective is a polynomial in the step size. The last
     iterate is rounded to permutations by one more assignment per group, and coordinate descent starts from them. Nested
     groups are optimized only by that descent.
+
+    With the option ``symmetry``, both networks are first transformed to the gauge of minimal norm, and the permutations
+    found there are continued by coordinate descent over permutations, signs and orthogonal maps, as for the matcher
+    `weight`.
 
     Raises:
         ConfigError: If an option is invalid.
@@ -86,16 +96,37 @@ class FrankWolfeMatcher(Matcher):
     tolerance: NonNegativeFloat = 1e-5
     """The search stops if a step increases the objective by at most this share of its absolute value."""
 
+    symmetry: SymmetryOption = "permutation"
+    """The group: ``permutation``; ``full`` for all maps that the specification admits and under which the posterior is
+    closed; or a tuple of kinds (see `rebasin_core.symmetry.Kind`), in addition to permutations."""
+
     @property
     @override
     def uses_task(self) -> bool:
         return False
 
+    @property
+    @override
+    def kinds(self) -> frozenset[Kind]:
+        return kinds_of(self.symmetry)
+
     @override
     def _match(self, problem: MatchProblem) -> MatchResult:
-        start = perf_counter()
         reference = self._channels_of(problem.reference)
         candidate = self._channels_of(problem.candidate)
+        if self.symmetry == "permutation":
+            return self._match_channels(problem, reference, candidate)
+        symmetry = admitted_symmetry(problem, self.symmetry, problem.candidate)
+        if self.channels == "moments":  # standard deviations of mixed units are not determined
+            symmetry = of_factors(symmetry, self.symmetry, self.name)
+        if not symmetry.linear:
+            return self._match_channels(problem, reference, candidate)
+        search = MapSearch(problem, symmetry, AutoAssignment(), _MAX_SWEEPS, _TOLERANCE)
+        return search.between_gauges(reference, candidate, partial(self._match_channels, problem))
+
+    def _match_channels(self, problem: MatchProblem, reference: Channels, candidate: Channels) -> MatchResult:
+        """Return the permutation between two sets of channels."""
+        start = perf_counter()
         identity_objective = CoordinateDescent(problem.layout, reference, candidate).objective()
         uniform = self.start == "uniform" and problem.initial is None
         ascent = _Ascent(problem, reference, candidate, uniform=uniform)
@@ -118,7 +149,7 @@ class FrankWolfeMatcher(Matcher):
             seconds={"total": perf_counter() - start, "assignment": ascent.seconds},
         )
 
-    def _channels_of(self, posterior: Posterior) -> dict[str, Tensor]:
+    def _channels_of(self, posterior: Posterior) -> Channels:
         return widened(mean_channels(posterior) if self.channels == "mean" else moment_channels(posterior))
 
 

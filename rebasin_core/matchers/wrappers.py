@@ -91,11 +91,11 @@ class RestartsMatcher(Matcher):
 
 @final
 class ChainMatcher(Matcher):
-    """Runs matchers in sequence, each initialized at the permutation of the previous one.
+    """Runs matchers in sequence, each initialized at the result of the previous one.
 
     Without a model and data, the last matcher's result is returned; its objective is at least that of the identity.
     With them, the loss at the midpoint is evaluated after each matcher (see `AlignmentEffect`), since matchers have
-    different objectives and a later one can undo an improvement by an earlier one. The permutation with the lowest loss
+    different objectives and a later one can undo an improvement by an earlier one. The result with the lowest loss
     is returned, with an `AlignmentWarning` if it is not the last one; the identity is among the choices. On data for
     which the networks are no better than a constant prediction, the last one is returned.
 
@@ -111,8 +111,8 @@ class ChainMatcher(Matcher):
     name: Literal["chain"] = "chain"
 
     matchers: Annotated[tuple[Matcher, ...], MinLen(1)] = (ActivationMatcher(), WassersteinMatcher())
-    """Matchers in the order in which they run; at least one. Each starts from the permutation of the one before; linear
-    maps are not passed on."""
+    """Matchers in the order in which they run; at least one. Each starts from the group element of the one before: a
+    matcher over permutations alone continues an alignment by linear maps."""
 
     @property
     @override
@@ -129,7 +129,7 @@ class ChainMatcher(Matcher):
             for matcher in self.matchers[1:]:
                 if stages[-1].outcome is MatchOutcome.INTERRUPTED:
                     break
-                stages.append(matcher.solve(problem.starting_at(stages[-1].permutation)))
+                stages.append(matcher.solve(problem, initial=stages[-1].group_element))
             last = stages[-1]
             if last.objective < last.identity_objective and last.outcome is not MatchOutcome.INTERRUPTED:
                 # The last matcher ended below the identity in its own objective: run it from its own initialization.
@@ -199,6 +199,11 @@ class PortfolioMatcher(Matcher):
 
     likelihood: Likelihood = CategoricalLikelihood()
     """Likelihood of the targets given the network's outputs."""
+
+    @property
+    @override
+    def kinds(self) -> frozenset[Kind]:
+        return frozenset[Kind]().union(*(matcher.kinds for matcher in self.matchers))
 
     @override
     def _match(self, problem: MatchProblem) -> MatchResult:

@@ -137,6 +137,15 @@ def _straight_line(first: PointPosterior, second: PointPosterior) -> PosteriorPa
 
 
 @register_barycenter(PointPosterior)
-def _weighted_mean(points: Sequence[PointPosterior], weights: TensorWeights) -> PointPosterior:
+def weighted_mean(points: Sequence[PointPosterior], weights: TensorWeights) -> PointPosterior:
+    """Return the weighted mean of single networks, their 2-Wasserstein barycenter.
+
+    Args:
+        points: Single networks over the same tensors, at least one.
+        weights: Their weights for each tensor.
+
+    Returns:
+        The mean of parameters and of floating-point buffers.
+    """
     buffers = weights.mean([q.buffers for q in points])
     return PointPosterior(weights.mean([q.mean for q in points]), buffers=buffers)

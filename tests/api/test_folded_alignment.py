@@ -116,8 +116,8 @@ def test_scales_that_cannot_be_folded_give_a_warning() -> None:
 
 
 def test_the_option_symmetry_needs_a_matcher_that_has_it() -> None:
-    with pytest.raises(ConfigError, match="option of the matchers `weight` and `wasserstein`"):
-        aligned(GIVEN.tensors, matcher="activation", symmetry="full")
+    with pytest.raises(ConfigError, match="option of the matchers `weight`, `wasserstein`"):
+        aligned(GIVEN.tensors, matcher="sinkhorn", symmetry="full")
 
 
 def test_the_kinds_of_wrapped_matchers() -> None:

@@ -25,6 +25,7 @@ from rebasin_core.specs.tracing.interpret import Interpreter, UnknownLengthError
 from rebasin_core.specs.tracing.model_tensors import ModelTensors, fixed_reasons
 from rebasin_core.specs.tracing.second import SecondInterpretation
 from rebasin_core.specs.tracing.translations import foldable_in
+from rebasin_core.specs.tracing.unread import fix_unread_entries
 from rebasin_core.specs.unification.constraints import Constraints
 from rebasin_core.specs.unification.solution import solve_constraints
 from rebasin_core.specs.unification.terms import Reason, fresh
@@ -278,6 +279,7 @@ class _Problem:
             constraints.observe(terms)
         interpreter = Interpreter(constraints, self.rules)
         self._run(graph, terms_of, constraints, interpreter)
+        fix_unread_entries(graph, terms_of, constraints)
         solution = solve_constraints(constraints, terms_of, parameters=tensors.parameters)
         constant = reasons.keys() | tensors.constant_entries
         second = SecondInterpretation(graph, constraints, solution, terms_of, constant, self.rules, self._run)
