@@ -78,6 +78,8 @@ def within_memory(
     layout: Layout,
     tensors: Mapping[str, Tensor],
     device: torch.device = CPU,
+    *,
+    copied: int = 0,
 ) -> Matcher:
     """Return a matcher that does not use more than the given memory.
 
@@ -88,6 +90,7 @@ def within_memory(
         layout: The groups.
         tensors: Tensors of one of the networks.
         device: Device of the similarity matrices.
+        copied: Size of the tensors of both networks that are not mapped, because files store them in another form.
 
     Returns:
         The matcher; it recomputes the similarity matrices for which there is no memory.
@@ -95,7 +98,7 @@ def within_memory(
     Raises:
         InvalidInputError: If the memory is not sufficient, or the matcher's memory cannot be limited.
     """
-    needed = memory_needed(layout, tensors)
+    needed = memory_needed(layout, tensors) + copied
     if memory is None:
         # The memory of a device, unlike its free memory, is the same when an interrupted command continues.
         limit = _limit(device)
