@@ -276,13 +276,6 @@ def test_canonical_forms_with_nested_groups_and_degrees_of_several_sizes(kind: K
     torch.testing.assert_close(first + two, torch.ones(2).double())
 
 
-def test_canonical_forms_require_factors() -> None:
-    spec = rc.table_spec({"w": "units"}, {"w": torch.zeros(4)})
-    rotation = LinearSymmetry("units", Kind.ORTHOGONAL, {Slot("w", 0): 1})
-    with pytest.raises(rc.RebasinError, match="factors of units, got maps of kind 'orthogonal' of group 'units'"):
-        rc.analysis.canonical_form({"w": torch.ones(4)}, spec, [rotation])
-
-
 def test_bad_samples_are_errors() -> None:
     spec = network().spec
     single: Any = gaussian(0)
@@ -409,7 +402,7 @@ def test_an_unsupported_summary_is_an_error_with_its_reason() -> None:
 
 
 def test_an_unconverged_canonical_form_gives_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rc.analysis.canonical, "_MAX_SWEEPS", 1)
+    monkeypatch.setattr(rc.analysis.balance, "_MAX_SWEEPS", 1)
     model, spec, inputs = small("relu")
     rescalings = rc.specs.find_rescalings(spec, model, inputs)
     tensors = {name: p.detach() for name, p in model.named_parameters()}
