@@ -143,8 +143,8 @@ class TrainingState:
         entries: dict[int, dict[str, Any]] = {}
         for path_in_file, value in stored.items():
             if path_in_file.startswith("optimizer/"):
-                _, index, key = path_in_file.split("/", 2)
-                entries.setdefault(int(index), {})[key] = value
+                _, number, key = path_in_file.split("/", 2)
+                entries.setdefault(int(number), {})[key] = value
         groups = [{k: _tuple(v) if k != "params" else v for k, v in group.items()} for group in param_groups]
         optimizer.load_state_dict({"state": entries, "param_groups": groups})
         # `load_state_dict` casts some state to the parameters' dtype; restore the saved values exactly.

@@ -60,6 +60,10 @@ def test_linear_regression_has_the_exact_moments(method: Method) -> None:
     assert 0.6 < np.mean(statistics_of(fit).acceptance) < 1
 
 
+def whole_batch() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return [(torch.cat([x for x, _ in classes()]), torch.cat([y for _, y in classes()]))]
+
+
 class Logistic(nn.Module):
     """Logistic regression with two coefficients."""
 
@@ -128,28 +132,30 @@ def plain_loop(data: list[tuple[torch.Tensor, torch.Tensor]], step: float, steps
 
 def test_the_effective_sample_size_per_gradient_is_that_of_a_plain_loop() -> None:
     model, data, _, _ = linear_regression()
-    step, steps, draws = 0.06, 3, 400
-    method = HMC(prior_scale=0.8, warmup=0, draws=draws, step_size=step, leapfrog_steps=steps, jitter=0)
-    fit = method.fit(model, data, likelihood=NOISE)
-    loops = torch.cat([plain_loop(data, step, steps, 4 * draws)])
-    plain = rc.posteriors.SamplesPosterior({"weight": loops}, chains=torch.arange(4).repeat_interleave(draws))
-    ess = [diagnose_chains(q).ess["weight"].mean().item() for q in (samples_of(fit), plain)]
+    step, steps, draws = 0.06, 3, 1200
+    fixed: dict[str, Any] = {"step_size": step, "adapt": False, "leapfrog_steps": steps, "jitter": 0}
+    fit = HMC(prior_scale=0.8, chains=1, warmup=0, draws=draws, **fixed).fit(model, data, likelihood=NOISE)
+    assert statistics_of(fit).gradients == draws * steps + 1
+    parts = torch.arange(4).repeat_interleave(draws // 4)  # ArviZ needs several chains
+    ess = [
+        diagnose_chains(rc.posteriors.SamplesPosterior({"w": chain}, chains=parts)).ess["w"].mean().item()
+        for chain in (samples_of(fit).samples["weight"][:, 0], plain_loop(data, step, steps, draws))
+    ]
     assert ess[0] > 0.8 * ess[1]
-    assert statistics_of(fit).gradients == 4 * (draws * steps + 1)
 
 
 def test_adaptation_raises_the_effective_sample_size_per_gradient() -> None:
-    """Posterior scales that differ by a factor of 30: a mass matrix needs few steps for both."""
+    """Posterior scales that differ by a factor of 6: a mass matrix needs few steps for both."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(30, 2, generator=generator).double() * torch.tensor([1.0, 30.0]).double()
+    x = torch.randn(30, 2, generator=generator).double() * torch.tensor([1.0, 6.0]).double()
     model = nn.Linear(2, 1, bias=False).double()
     nn.init.zeros_(model.weight)
     rates = []
     for mass in ("diagonal", "identity"):
-        fit = NUTS(mass_matrix=mass, warmup=150, draws=150).fit(model, [(x, x[:, :1])], likelihood=NOISE)
+        fit = NUTS(mass_matrix=mass, warmup=100, draws=60).fit(model, [(x, x[:, :1])], likelihood=NOISE)
         ess = diagnose_chains(samples_of(fit)).ess["weight"].min().item()
         rates.append(ess / np.mean(statistics_of(fit).leapfrog_steps))
-    assert rates[0] > 3 * rates[1]
+    assert rates[0] > 1.5 * rates[1]
 
 
 @pytest.mark.nightly
@@ -179,7 +185,7 @@ def test_fits_are_calibrated(method: Method) -> None:
 def test_a_cold_posterior_is_narrower() -> None:
     """Five standard errors: false alarms in less than 1 of 10,000 runs."""
     model, data, _, covariance = linear_regression()
-    fit = NUTS(prior_scale=0.8, warmup=150, draws=200, temperature=0.01).fit(model, data, likelihood=NOISE)
+    fit = NUTS(prior_scale=0.8, warmup=100, draws=100, temperature=0.01).fit(model, data, likelihood=NOISE)
     draws = samples_of(fit).samples["weight"].squeeze(1)
     ratios = draws.var(0) / covariance.diagonal()
     assert ratios.tolist() == pytest.approx([0.01, 0.01], rel=5 * math.sqrt(2 / 200))
@@ -187,7 +193,7 @@ def test_a_cold_posterior_is_narrower() -> None:
 
 @BOTH
 def test_draws_do_not_depend_on_batches_nor_on_how_chains_run(method: Method) -> None:
-    x, y = (torch.cat(parts) for parts in zip(*classes(), strict=True))
+    x, y = whole_batch()[0]
     model = network().double()
     options: dict[str, Any] = {"chains": 3, "warmup": 4, "draws": 4, "step_size": 0.05}
     fits = [
@@ -202,21 +208,22 @@ def test_draws_keep_the_dtype_and_the_buffers_of_the_model() -> None:
     model = network(norm=True)
     for batch, _ in classes():
         model(batch)
-    fit = HMC(chains=2, warmup=20, draws=3, dtype="float64").fit(model, classes())
+    fixed: dict[str, Any] = {"step_size": 0.01, "adapt": False, "warmup": 0}
+    fit = HMC(chains=2, draws=3, dtype="float64", **fixed).fit(model, classes())
     samples = samples_of(fit)
     assert samples.dtype == torch.float32
     assert samples.chains.tolist() == [0, 0, 0, 1, 1, 1]
     assert torch.equal(samples.buffers["1.running_mean"], dict(model.named_buffers())["1.running_mean"])
-    single = HMC(chains=2, warmup=20, draws=3).fit(model.bfloat16(), classes())
+    single = HMC(chains=2, draws=3, **fixed).fit(model.bfloat16(), classes())
     assert single.posterior.dtype == torch.bfloat16
 
 
 def test_a_warm_start_begins_at_map_estimates() -> None:
-    options: dict[str, Any] = {"warmup": 1, "draws": 1, "step_size": 1e-3}
+    options: dict[str, Any] = {"warmup": 1, "draws": 1, "step_size": 1e-3, "leapfrog_steps": 1}
     cold = HMC(**options).fit(network(), classes())
     for chains in (1, 3):
-        warm = HMC(**options, chains=chains, warm_start=True).fit(network(), classes())
-        assert warm.history[0] < 0.8 * cold.history[0]
+        warm = HMC(**options, chains=chains, warm_start=True, warm_start_epochs=30).fit(network(), classes())
+        assert warm.history[0] < 0.7 * cold.history[0]
 
 
 def test_thinning_keeps_every_nth_transition() -> None:
@@ -240,27 +247,29 @@ class Interrupted(nn.Linear):
         return super().forward(input)
 
 
+@pytest.mark.filterwarnings("ignore::rebasin_core.errors.SamplerWarning")  # few transitions
 @BOTH
-@pytest.mark.parametrize("calls", [60, 400])
+@pytest.mark.parametrize("calls", [100, 300])
 def test_an_interrupted_run_resumes(method: Method, calls: int, tmp_path: Path) -> None:
+    data = whole_batch()
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = nn.Sequential(Interrupted(3, 4), nn.Tanh(), nn.Linear(4, 3))
     path = tmp_path / "chains.safetensors"
-    fit = method(chains=2, warmup=40, draws=20)
-    whole = fit.fit(model, classes(), generator=torch.Generator().manual_seed(4))
+    fit = method(chains=2, warmup=24, draws=8, step_size=0.2)
+    whole = fit.fit(model, data, generator=torch.Generator().manual_seed(4))
     Interrupted.remaining = calls
     with pytest.raises(KeyboardInterrupt):
-        fit.fit(model, classes(), generator=torch.Generator().manual_seed(4), checkpoint=path)
-    resumed = fit.fit(model, classes(), generator=torch.Generator().manual_seed(4), checkpoint=path)
-    assert 0 < resumed.resumed_at < 60
+        fit.fit(model, data, generator=torch.Generator().manual_seed(4), checkpoint=path)
+    resumed = fit.fit(model, data, generator=torch.Generator().manual_seed(4), checkpoint=path)
+    assert 0 < resumed.resumed_at < 32
     assert resumed.history == whole.history
     assert statistics_of(resumed).divergences == statistics_of(whole).divergences
     assert statistics_of(resumed).gradients == statistics_of(whole).gradients
     for name, tensor in samples_of(whole).samples.items():
         assert torch.equal(samples_of(resumed).samples[name], tensor)
     with pytest.raises(rc.RebasinError, match="belongs to another training problem"):
-        method(chains=2, warmup=40, draws=21).fit(model, classes(), checkpoint=path)
+        method(chains=2, warmup=24, draws=9, step_size=0.2).fit(model, data, checkpoint=path)
 
 
 @BOTH

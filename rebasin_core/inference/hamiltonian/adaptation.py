@@ -34,7 +34,8 @@ def windows(warmup: int) -> tuple[int, ...]:
     if warmup < _FEWEST:
         return ()
     if warmup < _FIRST + _LAST + _WINDOW:
-        return int(0.15 * warmup), warmup - int(0.1 * warmup)
+        # Stan ends with 10 %, too few for the step size of a short warm-up.
+        return int(0.15 * warmup), warmup - int(0.25 * warmup)
     bounds = [_FIRST]
     size = _WINDOW
     last = warmup - _LAST

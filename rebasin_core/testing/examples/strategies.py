@@ -152,7 +152,7 @@ def _hamiltonians(_: Path) -> Sequence[object]:
 
 
 def _full_batch_chains(_: Path) -> Sequence[object]:
-    return [inference.HMC(warmup=40, draws=10, chains=2), inference.HMC(step_size=0.1, warmup=20, draws=10, chains=1)]
+    return [inference.HMC(warmup=40, draws=8, chains=2, leapfrog_steps=4)]
 
 
 def _no_u_turns(_: Path) -> Sequence[object]:
