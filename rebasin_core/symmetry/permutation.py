@@ -10,6 +10,7 @@ import torch
 from typing_extensions import override
 
 from rebasin_core.errors import FileFormatError, InvalidInputError, SpecError
+from rebasin_core.providers import import_providers
 from rebasin_core.symmetry.action import act, act_on_axes
 from rebasin_core.symmetry.application import AbstractAction
 from rebasin_core.symmetry.index import check_index, composed_indices, inverse_indices, random_indices
@@ -160,13 +161,9 @@ class GroupElement(AbstractAction):
             return target.transform(self)
         if isinstance(target, Permutable):
             return self._permute(target)
-        if _FOREIGN:
-            return _FOREIGN[0](self, target)
-        message = (
-            f"expected a mapping of tensors, a module or a posterior, got `{type(target).__qualname__}`; convert it "
-            "with `rebasin_core.as_posterior`, and put the result back with `rebasin_core.write_back`"
-        )
-        raise InvalidInputError(message)
+        if not _FOREIGN:
+            import_providers()
+        return _FOREIGN[0](self, target)
 
 
 @final

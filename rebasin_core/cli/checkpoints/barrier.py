@@ -6,19 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rebasin_core.api.checkpoints.alignment import align_checkpoints
-from rebasin_core.api.checkpoints.recipes import opened_entries
-from rebasin_core.api.evaluation import barrier as measure
-from rebasin_core.cli.checkpoints.data import task_on
 from rebasin_core.cli.checkpoints.options import PATH, recipe, shared
-from rebasin_core.cli.checkpoints.output import show_progress
-from rebasin_core.cli.data import load_data
-from rebasin_core.cli.output import terminal_width
-from rebasin_core.config.recipe import AlignRecipe
 from rebasin_core.errors import ConfigError, InvalidInputError
-from rebasin_core.report.table import alignment_notes, barrier_table
-from rebasin_core.tensors.device import choose_device
-from rebasin_core.tensors.reading import shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,6 +31,17 @@ def barrier(reference: Path, candidate: Path, points: int, **given: Any) -> None
         ConfigError: If ``--data`` is missing.
         InvalidInputError: If the networks do not have the same tensors.
     """  # ruff: ignore[escape-sequence-in-docstring] - click shows only the text before the form feed
+    from rebasin_core.api.checkpoints.alignment import align_checkpoints
+    from rebasin_core.api.checkpoints.recipes import opened_entries
+    from rebasin_core.api.evaluation import barrier as measure
+    from rebasin_core.cli.checkpoints.data import task_on
+    from rebasin_core.cli.checkpoints.output import show_progress
+    from rebasin_core.cli.data import load_data
+    from rebasin_core.cli.output import terminal_width
+    from rebasin_core.config.recipe import AlignRecipe
+    from rebasin_core.report.table import alignment_notes, barrier_table
+    from rebasin_core.tensors.device import choose_device
+
     if given["data"] is None:
         message = "a barrier needs data; name a dataset with --data, and its folder with --root"
         raise ConfigError(message)
@@ -81,6 +81,8 @@ def barrier(reference: Path, candidate: Path, points: int, **given: Any) -> None
 
 def _require_complete(aligned: CheckpointAlignment) -> None:
     """Raise if the networks have different vocabularies or tensors, between which there is no path."""
+    from rebasin_core.tensors.reading import shown
+
     if not aligned.pair.is_complete:
         message = (
             f"{shown(aligned.candidate.checkpoint.path)} has missing tensors or another vocabulary than "
