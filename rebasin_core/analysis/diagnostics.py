@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from rebasin_core.errors import InvalidInputError, PluginError
-from rebasin_core.tensors.optimal_transport import squared_distances
+from rebasin_core.tensors.block_kernel import pairwise_squared_distances
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -134,7 +134,7 @@ def chain_distances(samples: SamplesPosterior) -> Tensor:
         ``[C, C]`` in float64: $\sqrt{\operatorname{mean} \lVert \theta_i - \theta_j \rVert^2}$ over draws $i$ of one
         chain and $j \ne i$ of another, on the diagonal of the same chain; NaN there for chains with one draw.
     """
-    squares = squared_distances(samples.samples, samples.samples)
+    squares = pairwise_squared_distances(samples.samples)
     _, numbers = samples.chains.unique(return_inverse=True)
     members = torch.nn.functional.one_hot(numbers).to(squares)
     counts = members.sum(0)

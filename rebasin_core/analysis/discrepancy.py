@@ -19,8 +19,8 @@ from rebasin_core.tensors.block_kernel import (
     blocks_of,
     gaussian_kernel,
     median_distance,
+    pairwise_squared_distances,
 )
-from rebasin_core.tensors.optimal_transport import squared_distances
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -119,8 +119,7 @@ def maximum_mean_discrepancy(  # ruff: ignore[too-many-arguments] - two samples 
     """
     counts = _counts(first, second)
     device = next(iter(first.values())).device
-    pooled = {name: torch.cat([tensor, second[name].to(tensor)]) for name, tensor in first.items()}
-    squares = squared_distances(pooled, pooled)
+    squares = pairwise_squared_distances(first, second)
     if not bool(squares.isfinite().all()):
         message = "expected finite draws, got NaN or infinite values"
         raise InvalidInputError(message)

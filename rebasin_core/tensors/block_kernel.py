@@ -8,9 +8,45 @@ from typing import TYPE_CHECKING, final
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
+
+# Number of entries in one part.
+_MAX_ENTRIES = 2**22
+# Squared distances that are smaller, relative to the squared norms of centered points, are errors of the products; its
+# square, relative to those of the points, are errors of centering.
+_ROUNDING = 1e-14
+
+
+def pairwise_squared_distances(*samples: Mapping[str, Tensor]) -> Tensor:
+    """Return the squared Euclidean distances between all points of one or several samples.
+
+    Tensors are widened to double precision in parts, and distances computed from inner products of centered points.
+
+    Args:
+        samples: For each sample, its points as named tensors ``[n, *s]``; all with the names of the first one.
+
+    Returns:
+        ``[N, N]`` in float64 on the device of the first tensor, for the points of all samples in order. Distances below
+        rounding are exactly zero.
+    """
+    like = next(iter(samples[0].values()))
+    count = sum(len(next(iter(sample.values()))) for sample in samples)
+    gram = torch.zeros(count, count, dtype=torch.float64, device=like.device)
+    norms = torch.zeros(count, dtype=torch.float64, device=like.device)
+    width = max(1, _MAX_ENTRIES // count)
+    for name in samples[0]:
+        rows = [sample[name].flatten(1) if sample[name].dim() > 1 else sample[name].unsqueeze(1) for sample in samples]
+        for start in range(0, rows[0].shape[1], width):
+            part = torch.cat([row[:, start : start + width].to(gram) for row in rows])
+            norms += part.square().sum(1)
+            part -= part.mean(0)
+            gram += part @ part.mT
+    diagonal = gram.diagonal()
+    sums = diagonal.unsqueeze(1) + diagonal
+    squares = sums - 2 * gram
+    return torch.where(squares <= _ROUNDING * sums + _ROUNDING**2 * norms.max(), 0.0, squares).fill_diagonal_(0.0)
 
 
 def median_distance(squared_distances: Tensor) -> float:

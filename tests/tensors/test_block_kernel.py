@@ -7,12 +7,14 @@ from itertools import combinations, product
 import pytest
 import torch
 
+from rebasin_core.tensors import block_kernel
 from rebasin_core.tensors.block_kernel import (
     BlockKernel,
     autocorrelation_time,
     blocks_of,
     gaussian_kernel,
     median_distance,
+    pairwise_squared_distances,
 )
 
 BLOCKS = torch.tensor([0, 0, 1, 2, 2, 2, 3, 4, 4, 5])
@@ -86,6 +88,19 @@ def test_the_autocorrelation_time_of_chains_in_different_modes_is_about_their_le
     found = autocorrelation_time(chains % 2 + noise, chains)
     assert 20 < found < 30
     assert autocorrelation_time(torch.ones(100), chains) == 1
+
+
+@pytest.mark.parametrize("entries", [4, 2**22])
+def test_pairwise_distances_of_several_samples(entries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(block_kernel, "_MAX_ENTRIES", entries)
+    points = 100 + torch.randn(7, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    points[5] = points[1]
+    first = {"v": points[:3, 0], "w": points[:3, 1:].reshape(3, 5, 1)}
+    second = {"w": points[3:, 1:].reshape(4, 5, 1), "v": points[3:, 0]}
+    found = pairwise_squared_distances(first, second)
+    torch.testing.assert_close(found, torch.cdist(points, points).square(), rtol=1e-9, atol=1e-9)
+    assert found[5, 1] == found[1, 5] == found[3, 3] == 0
+    assert not pairwise_squared_distances({"w": torch.full((4, 3), 0.1)}).any()
 
 
 def test_the_median_distance_is_that_of_different_points() -> None:
