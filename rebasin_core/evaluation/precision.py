@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _SIZE = 512
 _REPETITIONS = 5
-# A smaller gain is not worth the lower precision.
+# A smaller factor is not worth the lower precision.
 _WORTHWHILE = 1.2
 
 
@@ -21,8 +21,8 @@ _WORTHWHILE = 1.2
 def is_bfloat16_faster(device: torch.device) -> bool:
     """Return whether a linear layer is at least 1.2 times faster with autocast to bfloat16.
 
-    Processors without instructions for bfloat16 emulate it, which takes several times as long. The measurement takes a
-    few milliseconds, and is made once for each device.
+    Processors without instructions for bfloat16 emulate it and are several times slower. A few products are timed,
+    once for each device.
 
     Args:
         device: The device.
