@@ -87,7 +87,7 @@ def maximum_mean_discrepancy(  # ruff: ignore[too-many-arguments] - two samples 
     It is 0 only for equal distributions. The estimate is the mean over all pairs of different draws. Draws of a chain
     depend on each other, so chains are divided into blocks of consecutive draws: pairs in the same block are omitted,
     the jackknife deletes blocks, and the permutation test permutes blocks. The test is exact for independent draws, and
-    approximate for chains.
+    approximate for chains. Memory is quadratic in the number of draws.
 
     Args:
         first: Draws from the first distribution, ``[n, *s]`` by name, such as `SamplesPosterior.samples`.

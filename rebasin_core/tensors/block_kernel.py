@@ -104,14 +104,15 @@ def autocorrelation_time(series: Tensor, chains: Tensor) -> float:
     variance = centered.square().mean().item()
     if variance <= 0:
         return 1.0
-    correlations: list[float] = []
-    for lag in range(longest):
-        products = torch.cat([row[lag:] * row[: len(row) - lag] for row in rows if len(row) > lag])
+
+    def correlation(lag: int) -> float:
+        products = [(row[lag:] * row[: len(row) - lag]).sum().item() for row in rows if len(row) > lag]
         # Divided by the number at lag 0: the few products at long lags then have small weights.
-        correlations.append(products.sum().item() / (len(series) * variance))
+        return math.fsum(products) / (len(series) * variance)
+
     total = 0.0
     for lag in range(0, longest, 2):
-        pair = sum(correlations[lag : lag + 2])
+        pair = correlation(lag) + correlation(lag + 1)
         if pair <= 0:
             break
         total += pair
