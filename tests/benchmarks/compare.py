@@ -4,8 +4,7 @@
 
 Each case runs in fresh processes of the present Python, which import the package from a checkout of either commit; the
 order alternates. Prints, for every case, the minimum of the CPU times in milliseconds and their ratio: above 1, AFTER
-is faster. A case that fails with one of the commits is shown as missing. All cases together take about ten minutes with
-five rounds.
+is faster. A case that fails with one of the commits is shown as missing. Ten minutes for all cases.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from tabulate import tabulate
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Code of each case: names before `RUN`, and what is timed after it.
+# Code of each case: the setting before `RUN`, and the timed part after it.
 CASES = {
     "match mlp-3x512": """
 architecture = rc.architectures.MLPArchitecture(hidden=[512, 512, 512])
@@ -166,15 +165,15 @@ def seconds(tree: Path, case: str) -> float | None:
     """Run a case with the package of a checkout; return its CPU seconds, or None if it fails."""
     environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
     arguments = COMMANDS.get(case) or ["-c", script(case)]
-    start = os.times()
+    before = os.times()
     done = subprocess.run(
         [sys.executable, *arguments], cwd=tree, env=environment, capture_output=True, text=True, check=False
     )
-    end = os.times()
+    after = os.times()
     if done.returncode:
         return None
     if case in COMMANDS:
-        return end.children_user + end.children_system - start.children_user - start.children_system
+        return after.children_user + after.children_system - before.children_user - before.children_system
     return float(done.stdout.split()[-1])
 
 
