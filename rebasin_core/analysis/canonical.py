@@ -1,20 +1,17 @@
-"""Canonical forms: one representative of all networks that differ by scale, sign and permutation symmetries."""
+"""Canonical forms: one representative of all networks that differ by symmetries."""
 
 from __future__ import annotations
 
-import math
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 import torch
 
-from rebasin_core.errors import ConvergenceWarning, InvalidInputError
-from rebasin_core.symmetry.kind import Kind
+from rebasin_core.analysis.balance import minimal_norm_element
+from rebasin_core.analysis.orientation import orienting_element
 from rebasin_core.symmetry.linear import Symmetry
 from rebasin_core.symmetry.permutation import Permutation
-from rebasin_core.symmetry.slots import slot_sums, slots_of
-from rebasin_core.symmetry.symmetry_element import SymmetryElement
+from rebasin_core.symmetry.slots import contains_permutations, slot_sums, slots_of
 from rebasin_core.tensors.modules import copied
 
 if TYPE_CHECKING:
@@ -23,13 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rebasin_core.specs.base import PermutationSpec
-    from rebasin_core.symmetry.layout import Layout
     from rebasin_core.symmetry.linear import LinearSymmetry
-
-# Limits of coordinate descent over the factors; the squared norm is convex in their logarithms.
-_MAX_SWEEPS = 500
-_TOLERANCE = 1e-12
-_MAX_STEPS = 100
+    from rebasin_core.symmetry.symmetry_element import SymmetryElement
 
 
 @final
@@ -39,7 +31,7 @@ class CanonicalForm:
 
     Attributes:
         tensors: Parameters and buffers of the canonical network, which computes the same function.
-        element: Scales and signs of the units, which are applied first, and their permutation.
+        element: The linear maps of the units, which are applied first, and their permutation.
     """
 
     tensors: Mapping[str, Tensor]
@@ -47,28 +39,38 @@ class CanonicalForm:
 
 
 def canonical_form(
-    tensors: Mapping[str, Tensor], spec: PermutationSpec, rescalings: Sequence[LinearSymmetry] = ()
+    tensors: Mapping[str, Tensor], spec: PermutationSpec, symmetry: Symmetry | Sequence[LinearSymmetry] = ()
 ) -> CanonicalForm:
-    r"""Return the canonical form of a network modulo scales, signs and permutations of its units.
+    r"""Return the canonical form of a network modulo permutations and linear symmetries.
 
-    - *Scales*: the network of minimal norm among those that differ by scales. The incoming and outgoing weights of each
-      unit then have equal norms. If the scale of a unit has no effect (before a normalization), its norm is 1.
-    - *Signs*: the bias of each unit is not negative; for units without bias, the sum of their incoming weights.
-    - *Permutations*: units are sorted by decreasing norm of their weights.
+    - *Scales and invertible maps*: the network of minimal norm. The incoming and outgoing weights of each unit then
+      have equal norms, or for invertible maps equal Gram matrices. If the scale of a unit has no effect (before a
+      normalization), its norm is 1.
+    - *Permutations*: units are sorted by decreasing norm of their weights; inner units within each outer unit, and
+      outer units, such as heads, by the norm of all their weights.
+    - *Orthogonal maps*, which also remain of invertible maps: the units are the left singular vectors of the matrix
+      $(A_1, A_2, \dots)$ of all weights of the group, sorted by decreasing singular value. $A_s$ has the units of slot
+      $s$ as rows. For orthogonal maps that fix the ones, these are singular vectors on the complement of the ones.
+    - *Signs and angles*: the bias of each unit is not negative; for units without bias, the sum of their weights at the
+      first tensor that is shared with inputs, outputs or groups whose signs are determined already. Of a pair of
+      rotated units, the first has the positive sum, and the second the sum zero.
 
-    Networks that differ only by these symmetries have the same form, unless there are ties between units.
+    Networks that differ only by these symmetries have the same form, up to rounding, unless there are ties: equal
+    norms or singular values, sums that are zero, or for invertible maps weights that do not have full rank, for which
+    the minimal norm is not attained. The form then also computes the same function.
 
     Args:
         tensors: Parameters and buffers by name.
         spec: Permutation symmetries of the network.
-        rescalings: Linear symmetries of the kinds sign, positive and nonzero, from `find_rescalings` or
-            `PermutationSpec.symmetry`.
+        symmetry: Linear symmetries: ``spec.symmetry``, for folded networks ``spec.folded_symmetry``, or a sequence
+            such as that of `find_rescalings`; permutations only by default.
 
     Returns:
-        The canonical form. Nested groups, and groups around them, are not permuted.
+        The canonical form.
 
     Raises:
-        InvalidInputError: If the tensors do not fit the specification, or a symmetry is of another kind.
+        InvalidInputError: If the tensors do not fit the specification, or scales of normalizations are not one, as
+            orthogonal maps require (see `rebasin_core.fold`).
 
     References:
         F. Pittorino et al. (2022), "Deep networks on toroids: removing symmetries reveals the structure of flat regions
@@ -90,111 +92,35 @@ def canonical_form(
     """
     spec.layout.check(tensors, "the network")
     whole = spec.symmetry
-    symmetry = Symmetry(whole.layout, tuple(rescalings), whole.unpermuted)
-    other = next((linear for linear in rescalings if not linear.kind.is_factor), None)
-    if other is not None:
-        message = f"expected factors of units, got maps of kind {str(other.kind)!r} of group {other.group!r}"
-        raise InvalidInputError(message)
-    # In single precision the sweeps would not converge to the tolerance.
-    current = {name: t.double() if t.is_floating_point() else t for name, t in copied(tensors).items()}
-    factors = _balanced(symmetry, current)
-    identity = Permutation.identity(symmetry.permutations)
-    scaled = SymmetryElement(symmetry, identity, factors).apply(tensors)
-    element = SymmetryElement(symmetry, _by_norm(symmetry.permutations, scaled), factors)
+    if not isinstance(symmetry, Symmetry):
+        symmetry = Symmetry(whole.layout, tuple(symmetry), whole.unpermuted)
+    # In single precision the descents would not converge to their tolerances.
+    buffers = symmetry.layout.buffers or ()
+    parameters = {n: t.double().cpu() for n, t in copied(tensors).items() if t.is_floating_point() and n not in buffers}
+    element = minimal_norm_element(symmetry, parameters)
+    balanced = element.apply(parameters)
+    every = {n: t.double().cpu() for n, t in tensors.items() if n in buffers and t.is_floating_point()} | balanced
+    permutation = _sorting(symmetry, every)
+    element = element.compose(permutation)
+    element = element.compose(orienting_element(symmetry, permutation.apply(balanced)))
     return CanonicalForm(element.apply(tensors), element)
 
 
-def _balanced(symmetry: Symmetry, tensors: Mapping[str, Tensor]) -> list[Tensor]:
-    """Return the factors of every linear symmetry, by coordinate descent over them."""
-    identity = Permutation.identity(symmetry.permutations)
-    factors = [torch.ones(symmetry.map_shape(linear), dtype=torch.float64) for linear in symmetry.linear]
-    change = 0.0
-    for _ in range(_MAX_SWEEPS):
-        change = 0.0
-        for index, linear in enumerate(symmetry.linear):
-            alone = Symmetry(symmetry.layout, (linear,), symmetry.unpermuted)
-            factor = _best_factor(symmetry.layout, linear, tensors)
-            tensors = SymmetryElement(alone, identity, [factor]).apply(tensors)
-            factors[index] *= factor
-            flipped = 2.0 * float((factor < 0).any())
-            change = max(change, flipped, factor.abs().log().abs().max().item())
-        if change < _TOLERANCE:
-            return factors
-    message = (
-        f"the scales of the canonical form still changed by a factor of {math.exp(change):.3g} after {_MAX_SWEEPS} "
-        "sweeps: the form is approximate"
-    )
-    warnings.warn(message, ConvergenceWarning, stacklevel=3)
-    return factors
-
-
-def _best_factor(layout: Layout, linear: LinearSymmetry, tensors: Mapping[str, Tensor]) -> Tensor:
-    """Return the optimal factors of the units of a group, with all other groups fixed."""
-    parameters = {
-        slot: degree
-        for slot, degree in linear.degrees.items()
-        if slot.tensor not in (layout.buffers or ()) and tensors[slot.tensor].is_floating_point()
-    }
-    signs: Tensor | float = 1.0
-    if linear.kind is not Kind.POSITIVE:
-        odd = [slot for slot, degree in parameters.items() if degree % 2]
-        if odd:
-            # The tensor with the fewest dimensions: the bias, if there is one.
-            slot = min(odd, key=lambda each: tensors[each.tensor].dim())
-            signs = torch.where(slot_sums(layout, slot, tensors[slot.tensor]).cpu() < 0, -1.0, 1.0).double()
-    if linear.kind is Kind.SIGN:
-        return signs * torch.ones(layout.index_shape(linear.group), dtype=torch.float64)
-    norms: dict[int, Tensor] = {}
-    for slot, degree in parameters.items():
-        squares = slot_sums(layout, slot, tensors[slot.tensor].double().square()).cpu()
-        norms[degree] = norms[degree] + squares if degree in norms else squares
-    return signs * _balance(norms, layout.index_shape(linear.group))
-
-
-def _balance(norms: Mapping[int, Tensor], shape: tuple[int, ...]) -> Tensor:
-    r"""Return the positive factors $f$ that minimize $\sum_d N_d f^{2 d}$.
-
-    Without a negative degree, they are those for which the sum is 1. Units without weights on one of the two sides are
-    dead, and not scaled.
-    """
-    zero = torch.zeros(shape, dtype=torch.float64)
-    raised = sum((norm for degree, norm in norms.items() if degree > 0), zero)
-    lowered = sum((norm for degree, norm in norms.items() if degree < 0), zero)
-    one_sided = not any(degree < 0 for degree in norms)
-    usable = (raised > 0) if one_sided else (raised > 0) & (lowered > 0)
-    sizes = {abs(degree) for degree in norms}
-    if len(sizes) > 1:
-        log = _by_newton(norms, usable, one_sided=one_sided)
-    else:
-        ratio = (1 if one_sided else lowered) / raised.clamp_min(1e-300)
-        log = torch.where(usable, ratio, 1.0).log() / ((2 if one_sided else 4) * max(sizes, default=1))
-    return log.exp()
-
-
-def _by_newton(norms: Mapping[int, Tensor], usable: Tensor, *, one_sided: bool) -> Tensor:
-    """Return the logarithms of the factors of `_balance`, for degrees of several sizes."""
-    log = torch.zeros(usable.shape, dtype=torch.float64)
-    for _ in range(_MAX_STEPS):
-        terms = {degree: norm * (2 * degree * log).exp() for degree, norm in norms.items()}
-        value = sum(terms.values(), torch.zeros_like(log)).clamp_min(1e-300)
-        slope = sum((2 * degree * term for degree, term in terms.items()), torch.zeros_like(log))
-        curvature = sum((4 * degree**2 * term for degree, term in terms.items()), torch.zeros_like(log))
-        # Without a negative degree, the logarithm of the sum becomes zero.
-        ratio = value * value.log() / slope.clamp_min(1e-300) if one_sided else slope / curvature.clamp_min(1e-300)
-        step = torch.where(usable, ratio.clamp(-1, 1), 0.0)
-        log -= step
-        if step.abs().max().item() < _TOLERANCE:
-            break
-    return log
-
-
-def _by_norm(layout: Layout, tensors: Mapping[str, Tensor]) -> Permutation:
-    """Return the permutation that sorts the units of every group without nesting by decreasing norm."""
-    indices = {name: index.clone() for name, index in Permutation.identity(layout).indices.items()}
-    for name in layout.groups.keys() - layout.nesting:
-        norms = torch.zeros(layout.groups[name].size, dtype=torch.float64)
+def _sorting(symmetry: Symmetry, tensors: Mapping[str, Tensor]) -> Permutation:
+    """Return the permutation that sorts the units of every group by decreasing norm, inner groups first."""
+    layout = symmetry.permutations
+    mixed = {(linear.group, slot) for linear in symmetry.linear if not linear.kind.is_factor for slot in linear.degrees}
+    sorted_by_maps = {linear.group for linear in symmetry.linear if contains_permutations(symmetry.layout, linear)}
+    total = Permutation.identity(layout)
+    for name in reversed(layout.outer_first):
+        if name in sorted_by_maps:
+            continue
+        norms = torch.zeros(layout.index_shape(name), dtype=torch.float64)
+        own = {n: tensors[n] for n in layout.tensors_of(name) if n in tensors}
+        permuted = total.apply(own)
         for slot in slots_of(layout, name):
-            if slot.tensor in tensors and tensors[slot.tensor].is_floating_point():
-                norms += slot_sums(layout, slot, tensors[slot.tensor].double().square()).cpu()
-        indices[name] = norms.argsort(descending=True, stable=True)
-    return Permutation(layout, indices)
+            if slot.tensor in permuted and (name, slot) not in mixed:
+                norms += slot_sums(layout, slot, permuted[slot.tensor].square()).cpu()
+        order = norms.argsort(dim=-1, descending=True, stable=True)
+        total = total.compose(Permutation(layout, {**Permutation.identity(layout).indices, name: order}))
+    return total

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from rebasin_core.errors import InvalidInputError, PluginError
+from rebasin_core.tensors.block_kernel import pairwise_squared_distances
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -80,7 +81,7 @@ def diagnose_chains(
 
     Chains from different seeds disagree on the weights even if they agree on the function, since their units may be
     permuted. Compare the diagnostics before and after `align_samples`: disagreement that remains is about the function,
-    or due to other symmetries than permutations.
+    or due to symmetries that the alignment did not consider (its option ``symmetry``).
 
     Args:
         samples: Posterior samples with at least two chains, of equal lengths of at least four draws.
@@ -118,6 +119,26 @@ def diagnose_chains(
         changing += int(changes.sum())
     mean = (lags / changing).tolist() if changing else [math.nan] * draws
     return ChainDiagnostics(rhat, ess, tuple(mean), count, draws)
+
+
+def chain_distances(samples: SamplesPosterior) -> Tensor:
+    r"""Return the root mean squared distances between the draws of every two chains.
+
+    If chains sample the same distribution, distances between chains equal those within a chain. Chains in different
+    copies of a mode are farther apart, unless `align_samples` has aligned them.
+
+    Args:
+        samples: Posterior samples; a chain with one draw has no distance to itself.
+
+    Returns:
+        ``[C, C]`` in float64: $\sqrt{\operatorname{mean} \lVert \theta_i - \theta_j \rVert^2}$ over draws $i$ of one
+        chain and $j \ne i$ of another, on the diagonal of the same chain; NaN there for chains with one draw.
+    """
+    squares = pairwise_squared_distances(samples.samples)
+    _, numbers = samples.chains.unique(return_inverse=True)
+    members = torch.nn.functional.one_hot(numbers).to(squares)
+    counts = members.sum(0)
+    return ((members.mT @ squares @ members) / (torch.outer(counts, counts) - counts.diag())).sqrt()
 
 
 def _shape_of(samples: SamplesPosterior) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from rebasin_core.api.checkpoints import (
     spec_of,
 )
 from rebasin_core.api.conversion import as_posterior, load_posterior, write_back
+from rebasin_core.api.discrepancies import discrepancy, function_discrepancy
 from rebasin_core.api.evaluation import barrier, score
 from rebasin_core.api.folding import Folded, fold
 from rebasin_core.api.landscape import BarrierMatrix, Star, barrier_matrix, star
@@ -40,7 +41,9 @@ __all__ = [
     "barrier",
     "barrier_matrix",
     "build",
+    "discrepancy",
     "fold",
+    "function_discrepancy",
     "greedy_soup",
     "hull_losses",
     "load_posterior",

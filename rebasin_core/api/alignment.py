@@ -10,7 +10,7 @@ from rebasin_core.analysis.folding.pair import FoldedPair
 from rebasin_core.api.conversion import PosteriorLike, as_posterior
 from rebasin_core.api.matching import as_matcher, match
 from rebasin_core.api.tracing import trace_spec
-from rebasin_core.errors import AlignmentWarning, ConfigError, InvalidInputError, SpecError
+from rebasin_core.errors import AlignmentWarning, InvalidInputError, SpecError
 from rebasin_core.evaluation.effect import Keep, effect_of
 from rebasin_core.evaluation.task import require_task
 from rebasin_core.specs.base import require_spec
@@ -134,7 +134,7 @@ def align(  # ruff: ignore[too-many-arguments] - all but three have defaults
     check_spec(symmetries, task.model, inputs).require(allow_untested=allow_untested)
     posterior = as_posterior(candidate, model=task.model)
     target = as_posterior(reference, model=task.model)
-    strategy = _modulo(as_matcher(matcher), symmetry)
+    strategy = as_matcher(matcher, symmetry)
     pair = _folded(symmetries, target, posterior, strategy)
     folded = (target, posterior) if pair is None else (pair.reference.posterior, pair.candidate.posterior)
     result = match(*folded, symmetries, strategy, task=held, generator=generator)
@@ -143,19 +143,6 @@ def align(  # ruff: ignore[too-many-arguments] - all but three have defaults
     if aligned is None or kept is not result:  # the candidate, permuted or unchanged
         return AlignResult(kept.apply(posterior), kept, symmetries, result, effect)
     return AlignResult(aligned, kept, symmetries, result, effect, pair)
-
-
-def _modulo(matcher: Matcher, symmetry: SymmetryOption | None) -> Matcher:
-    """Return a matcher with another option ``symmetry``."""
-    if symmetry is None:
-        return matcher
-    if "symmetry" not in type(matcher).model_fields:
-        message = (
-            "`symmetry` is an option of the matchers `weight`, `wasserstein`, `activation` and `frank_wolfe`, and the "
-            f"matcher is {matcher.name!r}; give it as an option of the matcher inside"
-        )
-        raise ConfigError(message)
-    return matcher.replace(symmetry=symmetry)
 
 
 def _folded(spec: PermutationSpec, reference: Posterior, candidate: Posterior, matcher: Matcher) -> FoldedPair | None:

@@ -32,6 +32,8 @@ def barrier(  # ruff: ignore[too-many-arguments] - shorthands for the options th
     estimator: BarrierEstimator | str | Mapping[str, object] | None = None,
     num_points: int | None = None,
     num_samples: int | None = None,
+    error: float | None = None,
+    relative_error: float | None = None,
     path: Path | str | Mapping[str, object] | None = None,
     metric: Metric | str | Mapping[str, object] | None = None,
     generator: torch.Generator | None = None,
@@ -50,6 +52,9 @@ def barrier(  # ruff: ignore[too-many-arguments] - shorthands for the options th
             the estimator that it wraps.
         num_samples: Number of posterior samples; overrides the option of the estimator. No effect on estimators of
             single networks.
+        error: Requested error of the barrier, in units of the metric, instead of numbers of points and samples: they
+            are added until the Monte Carlo error is at most this, or a quarter of the error from the finite dataset.
+        relative_error: The same, divided by the barrier.
         path: Path between the posteriors; overrides the option of the estimator.
         metric: Metric in place of the negative log likelihood; overrides the option of the estimator.
         generator: Random number generator; seeded with 0 if None.
@@ -76,7 +81,14 @@ def barrier(  # ruff: ignore[too-many-arguments] - shorthands for the options th
     second = as_posterior(candidate, model=task.model)
     default = "pointwise" if first.is_point and second.is_point else "marginalized"
     chosen = BarrierEstimator.of(default if estimator is None else estimator)
-    shorthands = {"num_points": num_points, "num_samples": num_samples, "path": path, "metric": metric}
+    shorthands = {
+        "num_points": num_points,
+        "num_samples": num_samples,
+        "error": error,
+        "relative_error": relative_error,
+        "path": path,
+        "metric": metric,
+    }
     options = {name: value for name, value in shorthands.items() if value is not None}
     return chosen.with_options(**options).estimate(first, second, task, generator=generator, progress=progress)
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from rebasin_core.evaluation.task import Task
     from rebasin_core.matchers.base import Matcher
+    from rebasin_core.matchers.map_search import SymmetryOption
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.specs.base import PermutationSpec
     from rebasin_core.symmetry.permutation import GroupElement
@@ -77,6 +78,7 @@ def match_many(  # ruff: ignore[too-many-arguments] - the problem's parts, keywo
     spec: PermutationSpec,
     *,
     matcher: Matcher | str | Mapping[str, object] = "wasserstein",
+    symmetry: SymmetryOption | None = None,
     start: ManyStart = "identity",
     max_rounds: int = 20,
     task: Task | None = None,
@@ -96,6 +98,8 @@ def match_many(  # ruff: ignore[too-many-arguments] - the problem's parts, keywo
             or a mixture, with its weights.
         spec: Permutation symmetries of the network.
         matcher: A registered name (``frank_wolfe``, ...), a mapping with ``name`` and options, or an instance.
+        symmetry: The symmetries to align modulo, for matchers with the option ``symmetry``: ``permutation``, ``full``,
+            or a tuple of kinds. The matcher's own option if None.
         start: Initial permutations: ``identity``; ``first``, for which each network is matched with the first one; or
             ``best``, both, of which the result with the smaller mean squared distance is returned. Networks in several
             clusters, such as the samples of several chains, can remain unaligned from ``identity``: the barycenter of
@@ -140,7 +144,7 @@ def match_many(  # ruff: ignore[too-many-arguments] - the problem's parts, keywo
     if start not in get_args(ManyStart):
         message = f"expected `start` among {get_args(ManyStart)}, got {start!r}"
         raise InvalidInputError(message)
-    strategy = as_matcher(matcher)
+    strategy = as_matcher(matcher, symmetry)
     generator = generator or torch.Generator().manual_seed(0)
     held = None if task is None else task.held()
 

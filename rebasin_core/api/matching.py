@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rebasin_core.api.conversion import PosteriorLike, as_posteriors
 from rebasin_core.api.resumption import search_with_checkpoint
+from rebasin_core.errors import ConfigError
 from rebasin_core.evaluation.task import model_of
 from rebasin_core.matchers.base import Matcher
 from rebasin_core.plugin.registry import Registry, default_registry
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from rebasin_core.evaluation.task import Task
     from rebasin_core.matchers.base import MatchResult, OnInterrupt
+    from rebasin_core.matchers.map_search import SymmetryOption
     from rebasin_core.specs.base import PermutationSpec
     from rebasin_core.symmetry.permutation import GroupElement
 
@@ -49,23 +51,30 @@ def build(family: str, name: str, *, registry: Registry | None = None, **options
     return (registry or default_registry()).build(family, {"name": name, **options})
 
 
-def as_matcher(matcher: Matcher | str | Mapping[str, object]) -> Matcher:
+def as_matcher(matcher: Matcher | str | Mapping[str, object], symmetry: SymmetryOption | None = None) -> Matcher:
     """Return a matcher instance.
 
     Args:
         matcher: A registered name, a mapping with ``name`` and options, or an instance.
+        symmetry: Another value of the matcher's option ``symmetry``; its own if None.
 
     Returns:
         The matcher.
 
     Raises:
         UnknownNameError: If no matcher has that name.
-        ConfigError: If options are invalid.
+        ConfigError: If options are invalid, or the matcher has no option ``symmetry``.
     """
-    if isinstance(matcher, Matcher):
-        return matcher
-    built: Matcher = default_registry().build("matcher", matcher)
-    return built
+    built: Matcher = matcher if isinstance(matcher, Matcher) else default_registry().build("matcher", matcher)
+    if symmetry is None:
+        return built
+    if "symmetry" not in type(built).model_fields:
+        message = (
+            "`symmetry` is an option of the matchers `weight`, `wasserstein`, `activation` and `frank_wolfe`, and the "
+            f"matcher is {built.name!r}; give it as an option of the matcher inside"
+        )
+        raise ConfigError(message)
+    return built.replace(symmetry=symmetry)
 
 
 def match(  # ruff: ignore[too-many-arguments] - a long search has to be started, watched, stopped and resumed

@@ -23,6 +23,7 @@ from rebasin_core.specs.base import require_spec
 if TYPE_CHECKING:
     from rebasin_core.evaluation.task import Task
     from rebasin_core.matchers.base import Matcher
+    from rebasin_core.matchers.map_search import SymmetryOption
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.specs.base import PermutationSpec
     from rebasin_core.symmetry.permutation import GroupElement
@@ -71,6 +72,7 @@ def align_samples(  # ruff: ignore[too-many-arguments] - the problem's parts, ke
     *,
     reference: int | None = None,
     matcher: Matcher | str | Mapping[str, object] = "wasserstein",
+    symmetry: SymmetryOption | None = None,
     max_rounds: int = 10,
     task: Task | None = None,
     generator: torch.Generator | None = None,
@@ -88,6 +90,8 @@ def align_samples(  # ruff: ignore[too-many-arguments] - the problem's parts, ke
         spec: Permutation symmetries of the network.
         reference: Index of the sample that all others are matched with; None for joint alignment.
         matcher: A registered name, a mapping with ``name`` and options, or an instance.
+        symmetry: The symmetries to align modulo, for matchers with the option ``symmetry``: ``permutation``, ``full``,
+            or a tuple of kinds. The matcher's own option if None.
         max_rounds: Maximum number of rounds of joint alignment, at least 0; see `match_many`.
         task: Network module and data, for matchers that run the network, and for inputs that need the module in
             `as_posterior`.
@@ -109,7 +113,7 @@ def align_samples(  # ruff: ignore[too-many-arguments] - the problem's parts, ke
         (1.0, 0.0)
     """
     require_spec(spec)
-    given = _as_mixture(samples, spec, task)
+    given = as_mixture(samples, spec, task)
     components = given.components
     if reference is not None and not 0 <= reference < len(components):
         message = f"expected `reference` from 0 to {len(components) - 1}, got {reference!r}"
@@ -121,6 +125,7 @@ def align_samples(  # ruff: ignore[too-many-arguments] - the problem's parts, ke
             given,
             spec,
             matcher=matcher,
+            symmetry=symmetry,
             start="best",
             max_rounds=max_rounds,
             task=task,
@@ -128,7 +133,7 @@ def align_samples(  # ruff: ignore[too-many-arguments] - the problem's parts, ke
             progress=progress,
         )
         return AlignedSamples(given.transform_each(found.permutations), found.permutations, found.trace)
-    strategy = as_matcher(matcher)
+    strategy = as_matcher(matcher, symmetry)
     permutations = tuple(
         strategy.match(components[reference], q, spec, task=task, generator=generator).group_element.to("cpu")
         for q in tqdm(components, desc="align samples", leave=False, disable=not progress)
@@ -145,6 +150,7 @@ def summarize(  # ruff: ignore[too-many-arguments] - the problem's parts, keywor
     rank: int = 10,
     reference: int | None = None,
     matcher: Matcher | str | Mapping[str, object] = "wasserstein",
+    symmetry: SymmetryOption | None = None,
     generator: torch.Generator | None = None,
     progress: bool = False,
 ) -> Summary:
@@ -163,6 +169,8 @@ def summarize(  # ruff: ignore[too-many-arguments] - the problem's parts, keywor
             1 is used.
         reference: Index of the sample that all others are matched with; None for joint alignment.
         matcher: A registered name, a mapping with ``name`` and options, or an instance.
+        symmetry: The symmetries to align modulo, for matchers with the option ``symmetry``: ``permutation``, ``full``,
+            or a tuple of kinds. The matcher's own option if None.
         generator: Random number generator; seeded with 0 if None.
         progress: Whether to show a progress bar.
 
@@ -177,7 +185,7 @@ def summarize(  # ruff: ignore[too-many-arguments] - the problem's parts, keywor
         permutation symmetry", arXiv 2401.00611.
     """
     require_spec(spec)
-    given = _as_mixture(samples, spec, None)
+    given = as_mixture(samples, spec, None)
     count = len(given.weights)
     if kind not in get_args(SummaryKind) or count < 2 or rank < 1:
         message = (
@@ -185,12 +193,32 @@ def summarize(  # ruff: ignore[too-many-arguments] - the problem's parts, keywor
             f"{count}, {rank!r} and {kind!r}"
         )
         raise InvalidInputError(message)
-    aligned = align_samples(given, spec, reference=reference, matcher=matcher, generator=generator, progress=progress)
+    aligned = align_samples(
+        given,
+        spec,
+        reference=reference,
+        matcher=matcher,
+        symmetry=symmetry,
+        generator=generator,
+        progress=progress,
+    )
     return Summary(gaussian_summary(aligned.samples, kind, rank), aligned)
 
 
-def _as_mixture(samples: SamplesLike, spec: PermutationSpec, task: Task | None) -> AbstractMixture:
-    """Return a collection of networks as one posterior: a `SamplesPosterior` if all are single networks."""
+def as_mixture(samples: SamplesLike, spec: PermutationSpec | None, task: Task | None) -> AbstractMixture:
+    """Return a collection of networks as one posterior.
+
+    Args:
+        samples: As for `align_samples`.
+        spec: Permutation symmetries of the network, or None.
+        task: Task with the network module, or None.
+
+    Returns:
+        A `SamplesPosterior` if all are single networks, else a mixture.
+
+    Raises:
+        InvalidInputError: If ``samples`` is one network, or empty.
+    """
     if isinstance(samples, AbstractEmpirical):
         return samples
     if isinstance(samples, AbstractMixture):

@@ -60,7 +60,12 @@ class MarginalizedBarrier(AbstractPathBarrier):
     @override
     def of_means(self) -> PointwiseBarrier:
         return PointwiseBarrier(
-            num_points=self.num_points, tolerance=self.tolerance, metric=self.metric, evaluation=_even(self.evaluation)
+            num_points=self.num_points,
+            tolerance=self.tolerance,
+            error=self.error,
+            relative_error=self.relative_error,
+            metric=self.metric,
+            evaluation=_even(self.evaluation),
         )
 
     @property

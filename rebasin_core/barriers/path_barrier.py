@@ -10,6 +10,7 @@ from tqdm import tqdm
 from typing_extensions import override
 
 from rebasin_core.barriers.base import BarrierEstimator, BarrierProblem
+from rebasin_core.barriers.budget import FIRST_POINTS, ErrorGoal
 from rebasin_core.barriers.chord import excess_over_chord
 from rebasin_core.barriers.curve import LossCurve
 from rebasin_core.barriers.paths.auto import AutoPath
@@ -23,6 +24,7 @@ from rebasin_core.evaluation.metrics import NLLMetric
 from rebasin_core.evaluation.networks import EvaluationOptions, SampledNetworks, Sampling
 from rebasin_core.evaluation.predictive import predict
 from rebasin_core.evaluation.stratified import StratifiedPredictor
+from rebasin_core.posteriors.gaussian import AbstractGaussianPosterior
 from rebasin_core.posteriors.point import PointPosterior
 
 if TYPE_CHECKING:
@@ -51,6 +53,15 @@ class AbstractPathBarrier(BarrierEstimator):
     """If given, points are added around the maximum until the height is within this tolerance, positive and in units
     of the metric, of the maximum predicted by parabolic interpolation."""
 
+    error: Annotated[PositiveFloat, Field(allow_inf_nan=False)] | None = None
+    """Requested error of the barrier, positive and in units of the metric. If given, points and samples are added until
+    the Monte Carlo error is at most this, or a quarter of the error from the finite dataset, starting with 3 points and
+    16 samples. Samples are then drawn in antithetic pairs if the posteriors are Gaussian. Other numbers of points and
+    samples have no effect."""
+
+    relative_error: Annotated[PositiveFloat, Field(allow_inf_nan=False)] | None = None
+    """The same, divided by the barrier: 0.05 for five percent. If both are given, the smaller error is reached."""
+
     metric: Metric = NLLMetric()
     """Metric to estimate; the predictive loss by default."""
 
@@ -76,6 +87,24 @@ class AbstractPathBarrier(BarrierEstimator):
     @final
     @override
     def _estimate(self, problem: BarrierProblem) -> LossCurve:
+        if self.error is None and self.relative_error is None:
+            return self._estimate_on_grid(problem)
+        evaluation = self.evaluation
+        if self._draws > 1 and evaluation.antithetic is None and self._is_gaussian(problem):
+            evaluation = evaluation.replace(antithetic=True)
+        fixed = {"error": None, "relative_error": None, "num_points": FIRST_POINTS, "evaluation": evaluation}
+
+        def estimate(num_samples: int, tolerance: float | None) -> LossCurve:
+            return self.with_options(**fixed, num_samples=num_samples, tolerance=tolerance).solve(problem)
+
+        return ErrorGoal(self.error, self.relative_error).reach(estimate)
+
+    def _is_gaussian(self, problem: BarrierProblem) -> bool:
+        """Return whether the posteriors on the path are Gaussian."""
+        point = self._path(problem)
+        return all(isinstance(point(t), AbstractGaussianPosterior) for t in (0.0, 0.5, 1.0))
+
+    def _estimate_on_grid(self, problem: BarrierProblem) -> LossCurve:
         point = self._path(problem)
         adaptive = self.evaluation.allocation == "adaptive"
         predictions = self._adaptive(problem, point) if adaptive else self._even(problem, point)

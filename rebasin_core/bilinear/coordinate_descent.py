@@ -10,11 +10,12 @@ import torch
 from rebasin_core.assignment import Assignment, AssignmentSolver, default_solver
 from rebasin_core.bilinear.bound import upper_bound
 from rebasin_core.bilinear.descent_state import DescentState
+from rebasin_core.bilinear.pair_products import PairProducts, chosen_within, nested_directly
 from rebasin_core.bilinear.pieces import pieces
 from rebasin_core.bilinear.products import picked, total_product
 from rebasin_core.bilinear.similarity import SimilarityMatrices, reordered_within
 from rebasin_core.bilinear.terms import Term, joined, terms_of
-from rebasin_core.bilinear.two_levels import TwoLevels, nested_directly
+from rebasin_core.bilinear.two_levels import TwoLevels
 from rebasin_core.symmetry.action import act_on_cell
 from rebasin_core.tensors.device import CPU
 
@@ -106,6 +107,7 @@ class CoordinateDescent:
             if any(sum(group in inner for group in term.groups) > 1 for term in self._terms_of_group[name])
         ]
         self._similarities = SimilarityMatrices(layout, self._terms_of_group, memory=memory)
+        self._pairs = PairProducts(layout, self._similarities.dtype, self._similarities.remembered)
         self.start_at(initial)
         self._constant = self._value([term for term in terms if not term.groups])
         # The last computed objective, with the indices it belongs to.
@@ -134,6 +136,7 @@ class CoordinateDescent:
         if initial is not None:
             self.indices = {name: initial[name].to(index.device).clone() for name, index in self._identity.items()}
         self._similarities.forget()
+        self._pairs.forget()
         self._last: dict[str, Assignment] = {}
         self._stale = dict.fromkeys(self._layout.groups, True)
         self.seconds = {"similarity": 0.0, "assignment": 0.0}
@@ -306,25 +309,25 @@ class CoordinateDescent:
             return False
         start = perf_counter()
         within: dict[str, Tensor] = {}
+        current: Tensor | None = None
+        outer = self._layout.groups[name].within
         if self._inner[name] and (self.state.is_joint or name not in self._coupled):
-            similarity, within = self._at_two_levels(name, terms)
+            similarity, within, current = self._at_two_levels(name, terms)
+        elif outer in self._inner and outer not in self._coupled and self._pairs.has(name):
+            similarity = self._pairs.within(name, terms, self.indices)
         else:
             similarity = self._similarities.of(name, self.indices)
         mid = perf_counter()
         best = self._last[name] = self._solver.solve(similarity, start=self._last.get(name))
         self.seconds["similarity"] += mid - start
         self.seconds["assignment"] += perf_counter() - mid
-        # With nested groups, the increase over the current inner indices is not known from the similarity.
-        increase = None if within else self._increase(name, similarity, best.index)
+        # With coupled nested groups, the increase over the current inner indices is not known from the similarity.
+        if not within:
+            current = picked(similarity, self.indices[name])
+        increase = None if current is None else _increase(picked(similarity, best.index), current)
         if increase == 0:
             return False
         return self._accept(name, best.index, within, increase)
-
-    def _increase(self, name: str, similarity: Tensor, best: Tensor) -> float:
-        """Return by how much an assignment beats the current one; 0 if not by more than rounding."""
-        current = picked(similarity, self.indices[name]).double()
-        increase = (picked(similarity, best).double().sum() - current.sum()).item()
-        return increase if increase > _RELATIVE_TOLERANCE * current.abs().sum().item() else 0.0
 
     def _accept(self, name: str, index: Tensor, within: dict[str, Tensor], increase: float | None) -> bool:
         """Accept a new index; if its increase is not exact, only if the objective increases."""
@@ -336,7 +339,7 @@ class CoordinateDescent:
         # New unit h is old unit index[h], which had the position order[h] until now.
         order = old[name].argsort(-1).gather(-1, index)
         reordered = reordered_within(self._layout, self.indices, name, order)
-        self.indices = {**reordered, name: index, **_chosen(within, index)}
+        self.indices = {**reordered, name: index, **chosen_within(within, index)}
         if increase is None or not exact:
             increase = self._value(terms) - before
             if increase <= _RELATIVE_TOLERANCE * abs(before):
@@ -351,25 +354,29 @@ class CoordinateDescent:
                     self._stale[other] = True
         return True
 
-    def _at_two_levels(self, name: str, terms: Sequence[Term]) -> tuple[Tensor, dict[str, Tensor]]:
+    def _at_two_levels(self, name: str, terms: Sequence[Term]) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
         """Return the similarity of a group, for each pair of units with an assignment of its nested groups.
 
         The shapes are ``[*outer, n, n]``, and ``[*outer, n, n, m]`` for a nested group with m units within each of n.
+        The last result is the similarity of the current pairs with the current assignments within, ``[*outer, n]``; it
+        is not known if nested groups are coupled.
         """
         inner = self._inner[name]
         outside = [term for term in terms if not any(group in inner for group in term.groups)]
         inside = [term for term in terms if any(group in inner for group in term.groups)]
-        blocks = TwoLevels(self._layout, name, inside, self.indices, self._solver)
+        blocks = TwoLevels(self._layout, name, inside, self.indices, self._solver, pairs=self._pairs)
         values, within = blocks.solve()
-        if not blocks.is_exact:
-            # The current assignment within the candidate's units is another choice, so no step is worse than with it.
-            current = self._similarities.recomputed(name, self.indices, inside)
-            order = self.indices[name].argsort(-1)
-            kept = reordered_within(self._layout, self.indices, name, order)
-            better = (current > values).unsqueeze(-1)
-            values = torch.maximum(values, current)
-            within = {child: torch.where(better, kept[child].unsqueeze(-3), choice) for child, choice in within.items()}
-        return values + self._similarities.recomputed(name, self.indices, outside), within
+        of_outside = self._similarities.recomputed(name, self.indices, outside)
+        if blocks.is_exact:
+            return values + of_outside, within, blocks.current() + picked(of_outside, self.indices[name])
+        # The current assignment within the candidate's units is another choice, so no step is worse than with it.
+        current = self._similarities.recomputed(name, self.indices, inside)
+        order = self.indices[name].argsort(-1)
+        kept = reordered_within(self._layout, self.indices, name, order)
+        better = (current > values).unsqueeze(-1)
+        values = torch.maximum(values, current)
+        within = {child: torch.where(better, kept[child].unsqueeze(-3), choice) for child, choice in within.items()}
+        return values + of_outside, within, None
 
     def _value(self, terms: Sequence[Term], indices: Mapping[str, Tensor] | None = None) -> float:
         """Return the sum of some terms at the current indices, or at the identity if ``indices`` is empty."""
@@ -383,10 +390,7 @@ class CoordinateDescent:
         return value
 
 
-def _chosen(within: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
-    """Return the permutations of nested groups that belong to an assignment ``[*outer, n]`` of the outer group."""
-    found = {}
-    for child, choice in within.items():
-        pairs = index[..., None, None].expand(*index.shape, 1, choice.shape[-1])
-        found[child] = choice.gather(-2, pairs).squeeze(-2)
-    return found
+def _increase(best: Tensor, current: Tensor) -> float:
+    """Return by how much the values of an assignment exceed the current ones; 0 if not by more than rounding."""
+    increase = (best.double().sum() - current.double().sum()).item()
+    return increase if increase > _RELATIVE_TOLERANCE * current.double().abs().sum().item() else 0.0

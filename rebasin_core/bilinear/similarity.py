@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 import torch
 
-from rebasin_core.bilinear.pieces import MAX_ENTRIES, pieces
+from rebasin_core.bilinear.changes import MAX_UPDATES, changes_of
+from rebasin_core.bilinear.pair_products import entries_of_pairs
+from rebasin_core.bilinear.pieces import pieces
 from rebasin_core.bilinear.products import Workspace, add_inner_products, inner_products, rows_of_units
 from rebasin_core.symmetry.action import act_on_cell
-from rebasin_core.tensors.device import select
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -21,13 +22,6 @@ if TYPE_CHECKING:
 
     from rebasin_core.bilinear.terms import Term
     from rebasin_core.symmetry.layout import Layout
-
-# Total number of entries of a group's terms below which a matrix is recomputed: bookkeeping would take longer.
-_SMALL = 100_000
-# Share of the products above which a matrix is recomputed instead of updated.
-_MAX_CHANGED = 0.85
-# Rounding errors accumulate over updates; after this many, a matrix is recomputed.
-_MAX_UPDATES = 12
 
 
 @final
@@ -85,11 +79,23 @@ class SimilarityMatrices:
         width = self._dtype.itemsize
         size = {name: math.prod(self._layout.index_shape(name)) for name in self._layout.groups}
         for name in sorted(size, key=lambda name: self._size[name] / size[name], reverse=True):
-            needed = 2 * size[name] * self._layout.index_shape(name)[-1] * width
+            needed = width * (
+                2 * size[name] * self._layout.index_shape(name)[-1] + entries_of_pairs(self._layout, name)
+            )
             if needed <= memory:
                 memory -= needed
                 found.append(name)
         return frozenset(found)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the matrices."""
+        return self._dtype
+
+    @property
+    def remembered(self) -> frozenset[str]:
+        """The groups whose matrices are kept."""
+        return self._remembered
 
     def of(self, name: str, indices: Mapping[str, Tensor]) -> Tensor:
         """Return the similarity matrix of a group; do not modify it in place.
@@ -236,64 +242,25 @@ class SimilarityMatrices:
         """Update a matrix if that is less work than recomputing it; return whether it is valid now."""
         if all(index is kept.indices[group] for group, index in _others_of(name, indices, kept.terms).items()):
             return True
-        return self._size[name] > _SMALL and kept.updates < _MAX_UPDATES and self._update(name, kept, indices)
+        return kept.updates < MAX_UPDATES and self._update(name, kept, indices)
 
     def _update(self, name: str, kept: _Kept, indices: Mapping[str, Tensor]) -> bool:
         """Update a matrix if that is less work than recomputing it; return whether it was updated."""
         now = _others_of(name, indices, kept.terms)
-        changed = {group: (index != kept.indices[group]).nonzero() for group, index in now.items()}
-        changed = {group: units[:, 0] for group, units in changed.items() if len(units)}
-        plans = [(term, self._along(name, term, changed)) for term in kept.terms]
-        plans = [(term, along) for term, along in plans if not changed.keys().isdisjoint(_others(name, term))]
-        work = sum(
-            term.candidate.numel() * (1.0 if along is None else len(changed[along]) / now[along].numel())
-            for term, along in plans
-        )
-        if work > _MAX_CHANGED * sum(term.candidate.numel() for term in kept.terms):
+        terms = [(term, (position,)) for term in kept.terms for position in term.positions(name)]
+        changes = changes_of(self._layout, terms, now, kept.indices)
+        if changes is None:
             return False
-        for term, along in plans:
-            self._add_change(name, term, along, None if along is None else changed[along], kept, now)
-        kept.indices = now
-        kept.updates += bool(changed)
-        return True
-
-    def _along(self, name: str, term: Term, changed: Mapping[str, Tensor]) -> str | None:
-        """Return the group whose permuted units are the only change of a term, if there is exactly one such group."""
-        permuted = [group for group in _others(name, term) if group in changed]
-        if len(permuted) != 1 or permuted[0] == name or permuted[0] in self._layout.nesting:
-            return None
-        return permuted[0]
-
-    def _add_change(  # ruff: ignore[too-many-positional-arguments] - one step of `_update`
-        self, name: str, term: Term, along: str | None, units: Tensor | None, kept: _Kept, now: Mapping[str, Tensor]
-    ) -> None:
-        """Add the difference that changed permutations make to one term; only for ``units`` of ``along``, if given."""
-        if along is None or units is None:
-            self._add_difference(name, term, term, kept, now)
-            return
-        dim = term.positions(along)[0]
-        at_a_time = max(1, MAX_ENTRIES * term.candidate.shape[1 + dim] // term.candidate.numel())
-        for some in units.split(at_a_time):
-            reference = select(term.reference, 1 + dim, some)
-            new = replace(term, reference=reference, candidate=select(term.candidate, 1 + dim, now[along][some]))
-            old = replace(new, candidate=select(term.candidate, 1 + dim, kept.indices[along][some]))
-            self._add_difference(name, new, old, kept, now, skip=(dim,))
-
-    def _add_difference(
-        self, name: str, new: Term, old: Term, kept: _Kept, now: Mapping[str, Tensor], *, skip: tuple[int, ...] = ()
-    ) -> None:
-        """Add the difference between two terms, permuted as now and as before, to a matrix, which is changed."""
-        work = self._workspace
-        for position in new.positions(name):
-            fixed = (position, *skip)
-            sides = zip(pieces(new, now, whole=fixed), pieces(old, kept.indices, whole=fixed), strict=True)
-            for (reference, new_piece, done), (_, old_piece, _) in sides:
-                after = act_on_cell(self._layout, now, new_piece, new.atoms, skip=(*fixed, *done))
-                before = act_on_cell(self._layout, kept.indices, old_piece, new.atoms, skip=(*fixed, *done))
-                change = torch.sub(after, before, out=work.buffer("gathered 0", after.shape, after))
+        total, work = kept.total, self._workspace
+        for change in changes:
+            for reference, difference, position_of in change.pieces():
+                position = position_of[change.fixed[0]]
                 left = rows_of_units(reference, position, work, "reference")
-                right = rows_of_units(change, position, work, "candidate")
-                kept.total.addmm_(left.to(kept.total.dtype), right.to(kept.total.dtype).T)
+                right = rows_of_units(difference, position, work, "candidate")
+                total.addmm_(left.to(total.dtype), right.to(total.dtype).T)
+        kept.indices = now
+        kept.updates += bool(changes)
+        return True
 
 
 def _others(name: str, term: Term) -> list[str]:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, final
 
 import torch
 
+from rebasin_core.bilinear.pair_products import PairProducts, at_assignment, nested_directly
 from rebasin_core.bilinear.pieces import MAX_ENTRIES, pieces
-from rebasin_core.bilinear.products import inner_products, picked
+from rebasin_core.bilinear.products import picked
 from rebasin_core.symmetry.action import act_on_cell
 
 if TYPE_CHECKING:
@@ -25,20 +26,6 @@ if TYPE_CHECKING:
 _MAX_ALTERNATIONS = 3
 # An alternation is accepted only if it increases the value of a pair by more than rounding.
 _RELATIVE_TOLERANCE = 1e-6
-
-
-def nested_directly(layout: Layout, name: str) -> tuple[str, ...]:
-    """Return the groups nested in a group if both levels can be assigned jointly, else none.
-
-    Args:
-        layout: The groups.
-        name: Name of the outer group.
-
-    Returns:
-        The nested groups; empty if there are none, or if another group is nested in one of them.
-    """
-    inner = tuple(other for other in layout.groups if name in layout.ancestors(other))
-    return inner if all(layout.groups[other].within == name for other in inner) else ()
 
 
 @final
@@ -58,6 +45,7 @@ class TwoLevels:
         terms: Terms on which it acts and at least one nested group.
         indices: Current permutations of all groups. The result does not depend on those of the group and within it.
         solver: Solver of the assignment problems.
+        pairs: Kept inner products of all pairs of units; None if they are computed for this result only.
 
     Complexity:
         For n outer units with m units of a nested group in each: a product over n m units for each term, and n^2
@@ -66,7 +54,14 @@ class TwoLevels:
     """
 
     def __init__(
-        self, layout: Layout, name: str, terms: Sequence[Term], indices: Mapping[str, Tensor], solver: AssignmentSolver
+        self,
+        layout: Layout,
+        name: str,
+        terms: Sequence[Term],
+        indices: Mapping[str, Tensor],
+        solver: AssignmentSolver,
+        *,
+        pairs: PairProducts | None = None,
     ) -> None:
         self._layout = layout
         self._name = name
@@ -77,8 +72,9 @@ class TwoLevels:
         self._dtype = functools.reduce(torch.promote_types, (term.dtype for term in terms), torch.float32)
         self._coupled = [term for term in terms if len(self._nested(term)) > 1]
         alone = [term for term in terms if len(self._nested(term)) == 1]
+        products = pairs or PairProducts(layout, self._dtype)
         self._alone = {
-            child: self._products_alone(child, [t for t in alone if child in t.groups]) for child in self._inner
+            child: products.of(child, [t for t in alone if child in t.groups], indices) for child in self._inner
         }
         self._determined = {child: self._share_alone(child, alone) for child in self._inner}
 
@@ -109,6 +105,16 @@ class TwoLevels:
             choices = {child: torch.where(better[..., None], proposed[child], choices[child]) for child in choices}
         return values, choices
 
+    def current(self) -> Tensor:
+        """Return the values of the current pairs of units with the current assignments within, if these are exact.
+
+        Returns:
+            ``[*outer, n]``.
+        """
+        index = self._indices[self._name]
+        parts = [picked(at_assignment(self._alone[c], index), self._indices[c]).sum(-1) for c in self._inner]
+        return sum(parts[1:], parts[0])
+
     def _nested(self, term: Term) -> list[int]:
         """Return the positions of nested groups among the atoms of a term."""
         return [position for position, group in term.grouped if group in self._inner]
@@ -135,19 +141,6 @@ class TwoLevels:
         parts = [picked(self._alone[child], choices[child]).sum(-1) for child in self._inner]
         parts += [self._products(term, choices, compared=None)[..., 0, 0] for term in self._coupled]
         return sum(parts[1:], parts[0])
-
-    def _products_alone(self, child: str, terms: Sequence[Term]) -> Tensor:
-        """Return the sum over terms with one nested group, ``[*outer, n, n, m, m]``."""
-        *outer, size, width = self._layout.index_shape(child)
-        units = size * width
-        total = torch.zeros((*outer, units, units), dtype=self._dtype, device=self._indices[child].device)
-        for term in terms:
-            compared = [term.positions(self._name)[0], term.positions(child)[0]]
-            batch = self._batch(term)
-            for reference, candidate, done in pieces(term, self._indices, whole=compared, nested=self._layout.nesting):
-                permuted = act_on_cell(self._layout, self._indices, candidate, term.atoms, skip=(*compared, *done))
-                total += inner_products(reference, permuted, batch=batch, compared=compared)
-        return total.view(*outer, size, width, size, width).transpose(-3, -2)
 
     def _batch(self, term: Term) -> list[int]:
         return [term.positions(group)[0] for group in self._layout.ancestors(self._name)]

@@ -51,9 +51,9 @@ class DeepEnsemble(AbstractOptimizedInference):
     r"""Standard deviation $\sigma$ of the prior, positive; a number, or a mapping from name patterns. Infinity is a
     flat prior."""
 
-    together: bool = True
+    together: bool | None = None
     """Whether to run the networks in one batch (`torch.vmap`) if the model supports it; the result is the same up to
-    rounding."""
+    rounding. If None, the faster way: one batch on a GPU, and for small networks on a CPU."""
 
     @model_validator(mode="after")
     def _check_optimizer(self) -> Self:

@@ -26,7 +26,7 @@ from rebasin_core.errors import InvalidInputError, nearest
 from rebasin_core.strategy import Options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from pydantic_core import InitErrorDetails
 
@@ -59,6 +59,10 @@ def _plain(value: object) -> object:
         return value
     message = f"expected a finite number, a string, true, false, null, or a list of these, got {value!r}"
     raise ValueError(message)
+
+
+# Options by which a torch optimizer's implementation is chosen.
+_IMPLEMENTATIONS = {"foreach", "fused", "capturable", "differentiable"}
 
 
 @functools.cache
@@ -130,8 +134,8 @@ class AbstractTorchOptions(Options, ABC):
         return self
 
     @final
-    def _built(self, target: object) -> Any:  # ruff: ignore[any-type] - instance of a class found by name
-        arguments = self._arguments()
+    def _built(self, target: object, **implementation: bool) -> Any:  # ruff: ignore[any-type] - instance of a class found by name
+        arguments = {**self._arguments(), **implementation}
         try:
             return self._class()(target, **arguments)
         except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError) as error:
@@ -177,8 +181,17 @@ class OptimizerSpec(AbstractTorchOptions):
         Raises:
             InvalidInputError: If the optimizer rejects these parameters.
         """
-        optimizer: torch.optim.Optimizer = self._built(parameters)
+        tensors = list(parameters)
+        optimizer: torch.optim.Optimizer = self._built(tensors, **self._implementation(tensors))
         return optimizer
+
+    def _implementation(self, parameters: Sequence[Tensor]) -> dict[str, bool]:
+        """Return the options of the fastest implementation, unless one is given: on CPUs one loop over all entries."""
+        make: Callable[..., object] = self._class()
+        names = {parameter.name for parameter in _signature(make)}
+        chosen = _IMPLEMENTATIONS & (self.model_extra or {}).keys()
+        on_cpu = all(tensor.device.type == "cpu" and tensor.is_floating_point() for tensor in parameters)
+        return {"fused": True} if "fused" in names and not chosen and on_cpu else {}
 
     @override
     def _class(self) -> type[Any]:

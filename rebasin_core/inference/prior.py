@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.autograd.function import once_differentiable
+from typing_extensions import override
 
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.posteriors.prior import GaussianPrior
@@ -82,3 +84,40 @@ def chosen_names(names: Sequence[str], patterns: Sequence[str] | None, option: s
             message = f"the pattern {pattern!r} of `{option}` matches none of {list(names)[:8]}"
             raise InvalidInputError(message)
     return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def negative_log_prior(precisions: Mapping[str, float], parameters: Mapping[str, Tensor]) -> Tensor:
+    r"""Return $\tfrac12 \sum_j \lambda_j \lVert \theta_j \rVert^2$, with one operation per tensor and direction.
+
+    Args:
+        precisions: $\lambda_j$ of each tensor; tensors without one, or with 0, are omitted.
+        parameters: The tensors $\theta_j$.
+
+    Returns:
+        The sum, a scalar; differentiable once.
+    """
+    chosen = [(weight, parameters[name]) for name, weight in precisions.items() if weight]
+    if not chosen:
+        return torch.zeros(())
+    total: Tensor = _HalfSquares.apply([weight for weight, _ in chosen], *(tensor for _, tensor in chosen))  # type: ignore[no-untyped-call]  # of torch
+    return total
+
+
+class _HalfSquares(torch.autograd.Function):
+    """Half the weighted sum of squares; automatic differentiation would need a temporary of each tensor twice."""
+
+    @staticmethod
+    @override
+    def forward(ctx: Any, weights: Sequence[float], *tensors: Tensor) -> Tensor:
+        ctx.weights = weights
+        ctx.save_for_backward(*tensors)
+        flat = (tensor.reshape(-1) for tensor in tensors)
+        squares = [0.5 * weight * torch.dot(one, one) for weight, one in zip(weights, flat, strict=True)]
+        return torch.stack(squares).sum()
+
+    @staticmethod
+    @override
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        pairs = zip(ctx.weights, ctx.saved_tensors, strict=True)
+        return None, *(tensor * (gradient * weight) for weight, tensor in pairs)

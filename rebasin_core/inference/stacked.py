@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.inference.objective import AbstractObjective
-from rebasin_core.inference.prior import prior_of, scales_of
+from rebasin_core.inference.prior import negative_log_prior, prior_of, scales_of
 from rebasin_core.tensors.modules import copied, named_tensors
 
 if TYPE_CHECKING:
@@ -40,6 +40,10 @@ _ENTRYWISE = frozenset({
     "Adadelta",
     "ASGD",
 })
+# On a CPU, networks are faster in one batch from this number of networks, and up to this number of parameters each
+# (tests/benchmarks/ensembles.py). Larger matrices are multiplied at full speed one by one.
+_SEVERAL = 4
+_SMALL = 200_000
 
 
 def require_entrywise(optimizer: str, members: int) -> None:
@@ -96,12 +100,12 @@ class StackedNetworks:
     """K networks with stacked parameters, evaluated on the same inputs.
 
     They run in one batch with `torch.vmap`, or sequentially if the model does not support it. Small networks on a CPU,
-    and all networks on a GPU, are several times faster in one batch.
+    and all networks on a GPU, are faster in one batch.
 
     Args:
         model: The network.
         members: Number K of networks.
-        together: Whether to try `torch.vmap`.
+        together: Whether to try `torch.vmap`; the faster way if None.
         around: Function from the tensors of a network to the context manager in which it runs.
     """
 
@@ -110,12 +114,12 @@ class StackedNetworks:
         model: FunctionalModel,
         members: int,
         *,
-        together: bool = True,
+        together: bool | None = None,
         around: Callable[[Mapping[str, Tensor]], AbstractContextManager[object]] | None = None,
     ) -> None:
         self._model = model
         self._members = members
-        self._together = together and members > 1
+        self._together = (_is_faster_together(model, members) if together is None else together) and members > 1
         self._around = around or (lambda _: nullcontext())
 
     def __call__(self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
@@ -138,10 +142,11 @@ class StackedNetworks:
             except (RuntimeError, ValueError):
                 # For example, vmap does not support data-dependent control flow, and some in-place operations.
                 self._together = False
-        every = {**parameters, **buffers}
+        # The gradient of each `tensor[k]` would be a tensor of the size of the stack.
+        every = {name: tensor.unbind(0) for name, tensor in {**parameters, **buffers}.items()}
         outputs: list[Tensor] = []
         for k in range(self._members):
-            tensors = {name: tensor[k] for name, tensor in every.items()}
+            tensors = {name: each[k] for name, each in every.items()}
             with self._around(tensors):
                 outputs.append(self._model(tensors, inputs))
         return torch.stack(outputs)
@@ -173,7 +178,7 @@ class AbstractStackedObjective(AbstractObjective):
         model: Private copy of the network.
         members: Number K of networks.
         prior_scale: Standard deviations of the zero-mean Gaussian prior; infinity for a flat prior.
-        together: Whether to run the networks in one batch.
+        together: Whether to run the networks in one batch; the faster way if None.
     """
 
     def __init__(
@@ -183,7 +188,7 @@ class AbstractStackedObjective(AbstractObjective):
         *,
         members: int,
         prior_scale: PriorScale,
-        together: bool = True,
+        together: bool | None = None,
     ) -> None:
         networks = [problem.model, *(reinitialized(problem.model, problem.generator) for _ in range(members - 1))]
         first = dict(model.module.named_parameters())
@@ -216,8 +221,7 @@ class AbstractStackedObjective(AbstractObjective):
         likelihood.check(outputs[0], targets)
         repeated = targets.expand(self.members, *targets.shape).flatten(0, 1)
         loss = -likelihood.log_prob(outputs.flatten(0, 1), repeated).sum() / len(targets)
-        penalties = [0.5 * p * self.parameters[n].square().sum() for n, p in self._precisions.items() if p]
-        return loss + torch.stack(penalties).sum() if penalties else loss
+        return loss + negative_log_prior(self._precisions, self.parameters)
 
     def copies(self, member: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return copies of a network's parameters and buffers.
@@ -236,6 +240,14 @@ class AbstractStackedObjective(AbstractObjective):
     def points(self) -> list[dict[str, Tensor]]:
         every = {**self.parameters, **self.buffers}
         return [{name: tensor[k].detach() for name, tensor in every.items()} for k in range(self.members)]
+
+
+def _is_faster_together(model: FunctionalModel, members: int) -> bool:
+    """Return whether networks run faster in one batch: always on a GPU; on a CPU several small networks."""
+    parameters = list(model.module.parameters())
+    if any(parameter.device.type != "cpu" for parameter in parameters):
+        return True
+    return members >= _SEVERAL and sum(parameter.numel() for parameter in parameters) <= _SMALL
 
 
 def _stacked(networks: Sequence[Mapping[str, Tensor]], like: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -76,8 +76,9 @@ class AbstractStochasticGradientMCMC(AbstractGradientInference):
     chains: PositiveInt = 1
     """Number of chains, run in parallel on the same batches."""
 
-    together: bool = True
-    """Whether to run the chains in one batch (`torch.vmap`) if the model supports it."""
+    together: bool | None = None
+    """Whether to run the networks in one batch (`torch.vmap`) if the model supports it; the result is the same up to
+    rounding. If None, the faster way: one batch on a GPU, and for small networks on a CPU."""
 
     @model_validator(mode="after")
     def _check_samples(self) -> Self:

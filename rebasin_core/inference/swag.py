@@ -91,8 +91,9 @@ class SWAG(AbstractGradientInference):
     least_variance: NonNegativeFloat = 1e-30
     r"""Lower bound to which the entries of $\Sigma_{\mathrm{diag}}$ are clamped, at least 0."""
 
-    together: bool = True
-    """Whether to run several networks in one batch (`torch.vmap`) if the model supports it."""
+    together: bool | None = None
+    """Whether to run the networks in one batch (`torch.vmap`) if the model supports it; the result is the same up to
+    rounding. If None, the faster way: one batch on a GPU, and for small networks on a CPU."""
 
     @model_validator(mode="after")
     def _check_collecting(self) -> Self:

@@ -6,21 +6,18 @@ from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias, final
 
-import numpy as np
-import torch
 from pydantic import BeforeValidator, NonNegativeFloat, NonNegativeInt
 from tqdm import tqdm
 from typing_extensions import override
 
-from rebasin_core.assignment import AutoAssignment, solve_assignment
+from rebasin_core.assignment import AutoAssignment
 from rebasin_core.bilinear.coordinate_descent import CoordinateDescent
-from rebasin_core.bilinear.products import inner_products
-from rebasin_core.bilinear.terms import terms_of
+from rebasin_core.bilinear.relaxation import Relaxation
+from rebasin_core.bilinear.terms import joined, terms_of
 from rebasin_core.matchers.base import Matcher, MatchOutcome, MatchProblem, MatchResult
 from rebasin_core.matchers.channel import mean_channels, moment_channels
 from rebasin_core.matchers.map_search import MapSearch, SymmetryOption, admitted_symmetry, kinds_of, of_factors
 from rebasin_core.matchers.search import interruptible
-from rebasin_core.symmetry.action import act_softly
 from rebasin_core.symmetry.permutation import Permutation
 from rebasin_core.tensors.precision import widened
 
@@ -41,8 +38,6 @@ def _current(channels: object) -> object:
     return "moments" if channels == "mean and standard deviation" else channels
 
 
-# Computed roots of a polynomial count as real if their imaginary part is below this.
-_REAL = 1e-9
 # Maximum number of sweeps of coordinate descent after rounding.
 _MAX_SWEEPS = 100
 # Smallest relative increase of the objective in one sweep over linear maps for which the descent continues.
@@ -128,8 +123,7 @@ class FrankWolfeMatcher(Matcher):
         """Return the permutation between two sets of channels."""
         start = perf_counter()
         identity_objective = CoordinateDescent(problem.layout, reference, candidate).objective()
-        uniform = self.start == "uniform" and problem.initial is None
-        ascent = _Ascent(problem, reference, candidate, uniform=uniform)
+        ascent = self._ascent(problem, reference, candidate)
         outcome = MatchOutcome.BUDGET
         with interruptible(problem) as interruption:
             for _ in tqdm(range(self.max_steps), desc="frank-wolfe", leave=False, disable=not problem.progress):
@@ -137,7 +131,7 @@ class FrankWolfeMatcher(Matcher):
                 if increase <= self.tolerance * abs(ascent.value):
                     outcome = MatchOutcome.CONVERGED
                     break
-        best = _descended(problem, reference, candidate, ascent.rounded())
+        best = _descended(problem, reference, candidate, _rounded(problem, ascent))
         if best.objective() < identity_objective:  # a bad local optimum: descend from the identity instead
             best = _descended(problem, reference, candidate, None)
         return MatchResult(
@@ -148,6 +142,15 @@ class FrankWolfeMatcher(Matcher):
             trace=(identity_objective, best.objective()),
             seconds={"total": perf_counter() - start, "assignment": ascent.seconds},
         )
+
+    def _ascent(self, problem: MatchProblem, reference: Channels, candidate: Channels) -> Relaxation:
+        """Return the relaxed problem, at its start."""
+        layout = problem.layout
+        permuted = candidate if problem.initial is None else problem.initial.apply(candidate)
+        terms = [term for name, t in reference.items() for term in terms_of(layout.axes[name], t, permuted[name])]
+        groups = [name for name, group in layout.groups.items() if group.within is None and group.size > 1]
+        uniform = self.start == "uniform" and problem.initial is None
+        return Relaxation(layout, joined(terms), groups, AutoAssignment(), uniform=uniform)
 
     def _channels_of(self, posterior: Posterior) -> Channels:
         return widened(mean_channels(posterior) if self.channels == "mean" else moment_channels(posterior))
@@ -165,86 +168,9 @@ def _descended(
     return solver
 
 
-@final
-class _Ascent:
-    """The state of Frank-Wolfe: one doubly stochastic matrix for every group that is not nested."""
-
-    def __init__(
-        self,
-        problem: MatchProblem,
-        reference: Mapping[str, Tensor],
-        candidate: Mapping[str, Tensor],
-        *,
-        uniform: bool,
-    ) -> None:
-        layout = problem.layout
-        self._initial = problem.initial or Permutation.identity(layout)
-        self._free = [n for n, g in layout.groups.items() if g.within is None and g.size > 1]
-        permuted = self._initial.apply(dict(candidate))
-        terms = [
-            term for name, tensor in reference.items() for term in terms_of(layout.axes[name], tensor, permuted[name])
-        ]
-        self._terms = [term for term in terms if any(group in self._free for group in term.groups)]
-        like = self._terms[0].reference if self._terms else torch.zeros(())
-        self._soft = {
-            n: torch.full((layout.groups[n].size,) * 2, 1 / layout.groups[n].size, dtype=like.dtype, device=like.device)
-            if uniform
-            else torch.eye(layout.groups[n].size, dtype=like.dtype, device=like.device)
-            for n in self._free
-        }
-        self._degree = max([sum(g in self._free for g in term.groups) for term in self._terms], default=1)
-        self.seconds = 0.0
-        self.value = self._objective(self._soft)
-
-    def step(self) -> float:
-        """Take one step; return the increase of the objective."""
-        if not self._terms:
-            return 0.0
-        vertices: dict[str, Tensor] = {}
-        for name in self._free:
-            gradient = self._gradient(name)
-            start = perf_counter()
-            vertices[name] = _matrix(solve_assignment(gradient), self._soft[name])
-            self.seconds += perf_counter() - start
-        # Along the segment the objective is a polynomial of known degree d, which d + 1 values determine.
-        sizes = np.linspace(0.0, 1.0, self._degree + 1)
-        values = [self.value, *(self._objective(self._at(vertices, size)) for size in sizes[1:].tolist())]
-        polynomial = np.polynomial.Polynomial.fit(sizes, values, self._degree, domain=[0, 1], window=[0, 1])
-        stationary = [
-            r.real for r in np.atleast_1d(polynomial.deriv().roots()) if abs(r.imag) < _REAL and 0 < r.real < 1
-        ]
-        step_size = max([0.0, 1.0, *stationary], key=lambda size: float(polynomial(size)))
-        before = self.value
-        self._soft = self._at(vertices, step_size)
-        self.value = self._objective(self._soft)
-        return self.value - before
-
-    def rounded(self) -> Mapping[str, Tensor]:
-        """Return the permutations nearest to the matrices, composed with the initial permutation."""
-        nearest = dict(Permutation.identity(self._initial.layout).indices)
-        for name, matrix in self._soft.items():
-            nearest[name] = solve_assignment(matrix).cpu()
-        return self._initial.to("cpu").compose(Permutation(self._initial.layout, nearest)).indices
-
-    def _at(self, vertices: Mapping[str, Tensor], step_size: float) -> dict[str, Tensor]:
-        return {name: torch.lerp(matrix, vertices[name], step_size) for name, matrix in self._soft.items()}
-
-    def _objective(self, soft: Mapping[str, Tensor]) -> float:
-        layout = self._initial.layout
-        permuted = (act_softly(layout, soft, term.candidate, term.atoms).double() for term in self._terms)
-        return sum((term.reference.double() * t).sum().item() for term, t in zip(self._terms, permuted, strict=True))
-
-    def _gradient(self, name: str) -> Tensor:
-        total: Tensor | float = 0.0
-        for term in self._terms:
-            for position in term.positions(name):
-                permuted = act_softly(self._initial.layout, self._soft, term.candidate, term.atoms, skip=position)
-                total += inner_products(term.reference, permuted, batch=[], compared=[position])
-        return torch.as_tensor(total)
-
-
-def _matrix(index: Tensor, like: Tensor) -> Tensor:
-    """Return the permutation matrix with ones at ``[i, index[i]]``."""
-    matrix = torch.zeros_like(like)
-    matrix[torch.arange(len(index), device=like.device), index.to(like.device)] = 1.0
-    return matrix
+def _rounded(problem: MatchProblem, ascent: Relaxation) -> Mapping[str, Tensor]:
+    """Return the permutations nearest to the matrices, composed with the initial permutation."""
+    nearest = dict(Permutation.identity(problem.layout).indices)
+    nearest |= {name: index.cpu() for name, index in ascent.rounded().items()}
+    initial = (problem.initial or Permutation.identity(problem.layout)).to("cpu")
+    return initial.compose(Permutation(problem.layout, nearest)).indices

@@ -188,6 +188,11 @@ class AbstractEmpirical(AbstractMixture):
     def num_samples(self) -> int:
         """Number K of networks."""
 
+    @property
+    @abstractmethod
+    def chains(self) -> Tensor:
+        """Index of the chain of each network, ``[K]`` integers; networks of a chain are sorted by time."""
+
     @abstractmethod
     def member(self, index: int) -> Posterior:
         """Return one of the networks.

@@ -67,7 +67,7 @@ class LeaveOneOut:
                 tensor.add_(after[name].to(tensor) - before[name].to(tensor), alpha=weight)
 
     def refresh(self) -> None:
-        """Compute the sums anew, so that rounding does not accumulate."""
+        """Recompute the sums; rounding then does not accumulate."""
         if self._moments:
             self._moments = self._sums()
 

@@ -166,8 +166,8 @@ class SamplesPosterior(AbstractEmpirical, AbstractAttachedPosterior):
         return self._unattached["weights"].clone()
 
     @property
+    @override
     def chains(self) -> Tensor:
-        """Index of the chain of each sample, ``[K]``."""
         return self._unattached["chains"].clone()
 
     @property

@@ -13,7 +13,7 @@ from rebasin_core.symmetry.action import act
 from rebasin_core.symmetry.axis import Atom
 from rebasin_core.symmetry.kind import Kind
 from rebasin_core.symmetry.linear_action import act_linearly
-from rebasin_core.symmetry.slots import slots_of
+from rebasin_core.symmetry.slots import contains_permutations
 from rebasin_core.symmetry.unit_map import UnitMap, identity_like
 
 if TYPE_CHECKING:
@@ -183,19 +183,16 @@ class LinearMaps:
         Returns:
             Whether they are the identity together.
         """
-        covered = {linear.group for linear in self.symmetry.linear if self._covers(linear)}
+        covered = self._covered()
         if any(count for group, count in permutation.moved.items() if group not in covered):
             return False
         pairs = zip(self.symmetry.linear, self.maps, strict=True)
         return all(self._deviation(linear, item, permutation) <= _ROUNDING for linear, item in pairs)
 
-    def _covers(self, linear: LinearSymmetry) -> bool:
-        """Return whether a family of matrices transforms all axes on which the group acts."""
-        if linear.kind.is_factor:
-            return False
+    def _covered(self) -> tuple[str, ...]:
+        """Return the groups whose maps contain their permutations."""
         layout = self.symmetry.layout
-        slots = {slot for slot in slots_of(layout, linear.group) if slot.tensor not in linear.ones}
-        return slots == linear.degrees.keys()
+        return tuple(linear.group for linear in self.symmetry.linear if contains_permutations(layout, linear))
 
     def _deviation(self, linear: LinearSymmetry, item: UnitMap | None, permutation: Permutation) -> float:
         """Return the largest deviation of an entry of the map and the permutation together from the identity."""
@@ -214,7 +211,7 @@ class LinearMaps:
             The distance by group, as in `GroupElement.distances`.
         """
         found = dict(permutation.distances)
-        found |= dict.fromkeys((linear.group for linear in self.symmetry.linear if self._covers(linear)), 0.0)
+        found |= dict.fromkeys(self._covered(), 0.0)
         for linear, item in zip(self.symmetry.linear, self.maps, strict=True):
             squares = [self._squared_distance(linear, item, permutation, contragredient=side) for side in (False, True)]
             found[linear.group] = max(found.get(linear.group, 0.0), math.sqrt(sum(squares) / 2))

@@ -8,7 +8,7 @@ import torch
 
 from rebasin_core.symmetry.axis import Atom, Axis, Concat, Product, atoms_of
 from rebasin_core.symmetry.cell import cells
-from rebasin_core.symmetry.kind import Slot
+from rebasin_core.symmetry.kind import Kind, Slot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rebasin_core.symmetry.layout import Layout
+    from rebasin_core.symmetry.linear import LinearSymmetry
 
 
 def slots_of(layout: Layout, group: str) -> tuple[Slot, ...]:
@@ -35,6 +36,22 @@ def slots_of(layout: Layout, group: str) -> tuple[Slot, ...]:
         for number, atom in enumerate(atoms_of(axis))
         if atom.group == group
     )
+
+
+def contains_permutations(layout: Layout, linear: LinearSymmetry) -> bool:
+    """Return whether the maps of a linear symmetry contain the permutations of its group.
+
+    Args:
+        layout: The groups and axes.
+        linear: A linear symmetry.
+
+    Returns:
+        Whether they are matrices that transform all axes on which the group acts.
+    """
+    if linear.kind.is_factor or linear.kind is Kind.ROTATION:
+        return False
+    slots = {slot for slot in slots_of(layout, linear.group) if slot.tensor not in linear.ones}
+    return slots == linear.degrees.keys()
 
 
 def slot_cells(layout: Layout, slot: Slot, tensor: Tensor) -> Iterator[tuple[Tensor, list[int]]]:

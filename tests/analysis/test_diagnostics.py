@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from importlib import import_module
 from typing import Any
@@ -64,6 +65,19 @@ def test_diagnostics_of_constant_draws() -> None:
     found = diagnosed(torch.ones(60, 3))
     assert all(math.isnan(value) for value in (*found.autocorrelation, *found.quantiles()))
     assert found.quantiles("ess") == (60.0, 60.0, 60.0)
+
+
+def test_distances_of_chains_are_means_over_pairs_of_draws() -> None:
+    tensor = draws()
+    samples = rc.posteriors.SamplesPosterior({"v": tensor[:, :2], "w": tensor[:, 2:]}, chains=CHAINS + 3)
+    found = rc.analysis.chain_distances(samples)
+    squares = np.square(tensor.numpy()[:, None] - tensor.numpy()[None]).sum(-1)
+    chains = CHAINS.numpy()
+    for a, b in itertools.product(range(3), repeat=2):
+        pairs = (chains[:, None] == a) & (chains[None] == b) & ~np.eye(60, dtype=bool)
+        assert found[a, b].item() == pytest.approx(math.sqrt(squares[pairs].mean()))
+    single = rc.posteriors.SamplesPosterior({"w": torch.zeros(2, 1)}, chains=torch.arange(2))
+    assert rc.analysis.chain_distances(single).isnan().tolist() == [[True, False], [False, True]]
 
 
 def test_weighted_samples_are_an_error() -> None:

@@ -169,6 +169,44 @@ def test_alignment_reduces_rhat_of_permuted_chains_to_one() -> None:
         rc.analysis.diagnose_chains(samples)
 
 
+@pytest.mark.parametrize("reference", [None, 0])
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_alignment_modulo_the_whole_group_reduces_rhat_of_equivalent_chains_to_one(
+    activation: str, reference: int | None
+) -> None:
+    pytest.importorskip("arviz_stats", reason="ArviZ is not installed")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), {"tanh": nn.Tanh(), "relu": nn.ReLU()}[activation], nn.Linear(6, 2)).double()
+    spec = rc.trace_spec(model, torch.randn(3, 4, dtype=torch.float64))
+    generator = torch.Generator().manual_seed(5)
+    elements = [rc.SymmetryElement.random(spec.symmetry, generator=generator) for _ in range(4)]
+    chains = torch.arange(32) // 8
+    draws = [
+        elements[int(chain)].apply({
+            n: p.detach() + 0.03 * torch.randn(p.shape, generator=generator, dtype=p.dtype)
+            for n, p in model.named_parameters()
+        })
+        for chain in chains
+    ]
+    samples = rc.posteriors.SamplesPosterior({n: torch.stack([d[n] for d in draws]) for n in draws[0]}, chains=chains)
+    medians: dict[str, float] = {}
+    for symmetry in ("permutation", "full"):
+        aligned = rc.align_samples(samples, spec, symmetry=symmetry, reference=reference, max_rounds=2)
+        assert isinstance(aligned.samples, rc.posteriors.SamplesPosterior)
+        medians[symmetry] = rc.analysis.diagnose_chains(aligned.samples).quantiles()[1]
+        distances = rc.analysis.chain_distances(aligned.samples)
+        if symmetry == "full":
+            assert distances[0, 1] < 1.2 * distances[0, 0]
+    assert medians["permutation"] > 1.4
+    assert medians["full"] < 1.1
+
+
+def test_symmetries_are_an_option_of_some_matchers_only() -> None:
+    samples, _ = scrambled(3)
+    with pytest.raises(rc.RebasinError, match="`symmetry` is an option of the matchers `weight`"):
+        rc.align_samples(samples, network().spec, matcher="gradient", symmetry="full")
+
+
 def test_transpositions_are_counted() -> None:
     spec = rc.table_spec({"w": "units"}, {"w": torch.zeros(5)})
     cycle = rc.Permutation(spec.layout, {"units": torch.tensor([1, 2, 0, 4, 3])})
@@ -274,13 +312,6 @@ def test_canonical_forms_with_nested_groups_and_degrees_of_several_sizes(kind: K
     torch.testing.assert_close(2 * first + 4 * two, 2 * last)
     first, two, last = squares({Slot("in", 0, 1): 1, Slot("two", 1): 2})  # without compensation, the sum is 1
     torch.testing.assert_close(first + two, torch.ones(2).double())
-
-
-def test_canonical_forms_require_factors() -> None:
-    spec = rc.table_spec({"w": "units"}, {"w": torch.zeros(4)})
-    rotation = LinearSymmetry("units", Kind.ORTHOGONAL, {Slot("w", 0): 1})
-    with pytest.raises(rc.RebasinError, match="factors of units, got maps of kind 'orthogonal' of group 'units'"):
-        rc.analysis.canonical_form({"w": torch.ones(4)}, spec, [rotation])
 
 
 def test_bad_samples_are_errors() -> None:
@@ -409,7 +440,7 @@ def test_an_unsupported_summary_is_an_error_with_its_reason() -> None:
 
 
 def test_an_unconverged_canonical_form_gives_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rc.analysis.canonical, "_MAX_SWEEPS", 1)
+    monkeypatch.setattr(rc.analysis.balance, "_MAX_SWEEPS", 1)
     model, spec, inputs = small("relu")
     rescalings = rc.specs.find_rescalings(spec, model, inputs)
     tensors = {name: p.detach() for name, p in model.named_parameters()}

@@ -150,6 +150,22 @@ def test_planes_hulls_and_matrices(device: torch.device) -> None:
     close(found[1], found[0], 1e-4)
 
 
+def test_discrepancies(device: torch.device) -> None:
+    inputs = batches()[0][0]
+    found = []
+    for d in (CPU, device):
+        first, second = gaussian(d, 0), gaussian(d, 1)
+        spec = ARCHITECTURE.spec(network(d))
+        found.append((
+            rc.discrepancy(first, second, spec, num_samples=8),
+            rc.discrepancy(first, second, spec, method="canonical", symmetry="full", num_samples=8),
+            rc.function_discrepancy(first, second, network(d), inputs.to(d), num_samples=8),
+        ))
+    for one, other in zip(*found, strict=True):
+        assert other.squared == pytest.approx(one.squared, rel=1e-3, abs=1e-4)
+        assert other.p_value == one.p_value
+
+
 def test_canonical_forms_and_information(device: torch.device) -> None:
     found = []
     for d in (CPU, device):

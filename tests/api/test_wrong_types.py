@@ -59,6 +59,14 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "barycenter": (rc.barycenter, {"posteriors": [POINT, POINT], "weights": [1.0, 1.0]}),
     "build": (rc.build, {"family": "matcher", "name": "weight"}),
     "check_spec": (partial(rc.check_spec, example_inputs=X), {"spec": SPEC, "model": MODEL}),
+    "discrepancy": (
+        partial(rc.discrepancy, num_permutations=0),
+        {"first": [POINT] * 4, "second": GAUSSIAN, "spec": SPEC, "matcher": "weight", "reference": POINT, "task": TASK},
+    ),
+    "function_discrepancy": (
+        partial(rc.function_discrepancy, num_permutations=0),
+        {"first": [POINT] * 4, "second": GAUSSIAN, "model": MODEL, "inputs": X},
+    ),
     "fold": (rc.fold, {"network": MODEL, "spec": SPEC}),
     "untie": (rc.untie, {"model": MODEL}),
     "greedy_soup": (rc.greedy_soup, {"networks": [POINT, POINT], "spec": SPEC, "task": TASK, "matcher": "weight"}),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import rebasin_core as rc
-from rebasin_core.bilinear import products, similarity
+from rebasin_core.bilinear import changes, products
 from rebasin_core.bilinear.coordinate_descent import CoordinateDescent
 from rebasin_core.bilinear.similarity import SimilarityMatrices
 from rebasin_core.bilinear.terms import Channels
@@ -41,8 +41,8 @@ def problem(name: str) -> tuple[Layout, Channels, Channels]:
 @pytest.mark.parametrize("large", [True, False])
 def test_updated_matrices_equal_recomputed_ones(*, name: str, large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if large:  # small tensors are treated like large ones: only changed columns are computed, in reused memory
-        monkeypatch.setattr(similarity, "_SMALL", 0)
-        monkeypatch.setattr(similarity, "MAX_ENTRIES", 60)
+        monkeypatch.setattr(changes, "SMALL", 0)
+        monkeypatch.setattr(changes, "MAX_ENTRIES", 60)
         monkeypatch.setattr(products, "_LARGE", 0)
     updates: list[bool] = []
     update = SimilarityMatrices._update
@@ -81,7 +81,7 @@ def test_the_accumulated_objective_equals_the_inner_product() -> None:
 @pytest.mark.parametrize("large", [True, False])
 def test_a_returned_matrix_is_a_copy(*, large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if large:
-        monkeypatch.setattr(similarity, "_SMALL", 0)
+        monkeypatch.setattr(changes, "SMALL", 0)
     solver = CoordinateDescent(*problem("mlp"))
     for name in solver.indices:
         expected = solver.similarity(name).clone()

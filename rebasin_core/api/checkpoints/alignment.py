@@ -271,8 +271,7 @@ def align_checkpoints(  # ruff: ignore[too-many-arguments] - all but two have de
         problem.require_runnable()
     with ExitStack() as stack:
         folder = work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rebasin-")))
-        tensors = problem.networks[0].tensors
-        strategy, placement = placed(as_matcher(matcher), memory, chosen, problem.spec.layout, tensors)
+        strategy, placement = placed(as_matcher(matcher), memory, chosen, problem.spec.layout, problem.networks)
         search = CheckpointSearch(strategy, folder, seed, progress, placement)
         measured = None if task is None else task(problem.module())
         return aligned_pair(problem, search, 1, check=check, chance=chance, task=measured, keep=keep)

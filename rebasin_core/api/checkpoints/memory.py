@@ -5,8 +5,8 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING
 
+from rebasin_core.bilinear.pair_products import entries_of_pairs
 from rebasin_core.bilinear.pieces import MAX_ENTRIES
-from rebasin_core.bilinear.two_levels import nested_directly
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.matchers.channel import AbstractChannelMatcher
 from rebasin_core.tensors.device import CPU
@@ -78,6 +78,8 @@ def within_memory(
     layout: Layout,
     tensors: Mapping[str, Tensor],
     device: torch.device = CPU,
+    *,
+    copied: int = 0,
 ) -> Matcher:
     """Return a matcher that does not use more than the given memory.
 
@@ -88,6 +90,7 @@ def within_memory(
         layout: The groups.
         tensors: Tensors of one of the networks.
         device: Device of the similarity matrices.
+        copied: Size of the tensors of both networks that are not mapped, because files store them in another form.
 
     Returns:
         The matcher; it recomputes the similarity matrices for which there is no memory.
@@ -95,7 +98,7 @@ def within_memory(
     Raises:
         InvalidInputError: If the memory is not sufficient, or the matcher's memory cannot be limited.
     """
-    needed = memory_needed(layout, tensors)
+    needed = memory_needed(layout, tensors) + copied
     if memory is None:
         # The memory of a device, unlike its free memory, is the same when an interrupted command continues.
         limit = _limit(device)
@@ -127,8 +130,4 @@ def _all_matrices(layout: Layout) -> int:
 def _entries(layout: Layout, name: str) -> int:
     """Return the entries of the similarity matrices of a group, or of all pairs of units of the groups nested in it."""
     shape = layout.index_shape(name)
-    inner = nested_directly(layout, name)
-    # All units within one unit of the outer groups are compared with each other.
-    units = (prod(layout.index_shape(child)) for child in inner)
-    pairs = sum(number**2 // prod(shape[:-1]) for number in units)
-    return max(prod(shape) * shape[-1], pairs)
+    return max(prod(shape) * shape[-1], entries_of_pairs(layout, name))

@@ -306,7 +306,7 @@ def merge_checkpoints(  # ruff: ignore[too-many-arguments] - all but the first h
             problem.require_runnable()
         with ExitStack() as stack:
             folder = work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rebasin-")))
-            aligner, placement = placed(as_matcher(matcher), memory, chosen, problem.spec.layout, networks[0].tensors)
+            aligner, placement = placed(as_matcher(matcher), memory, chosen, problem.spec.layout, networks)
             measured = None if task is None else task(problem.module()).held()
             for number in range(1, len(every)):
                 search = CheckpointSearch(aligner, folder / str(number), seed, progress, placement)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, final
@@ -74,6 +75,18 @@ class CheckpointNetwork:
     def tensors(self) -> Mapping[str, Tensor]:
         """Parameters and saved buffers by the names of the model; mapped to memory where files store them unchanged."""
         return self.form.model_tensors(self.match.select(self.checkpoint.tensors))
+
+    @property
+    def assembled_bytes(self) -> int:
+        """Size of the tensors that files store in another form, such as in parts: they are not mapped, but copied."""
+        files = self.match.select(self.checkpoint.tensors)
+        changed = (
+            (name, parts)
+            for name, parts in self.form.parts.items()
+            if all(part in files for part in parts)
+            and not (len(parts) == 1 and self.form.stored[parts[0]].is_whole(self.form.shapes[name]))
+        )
+        return sum(math.prod(self.form.shapes[name]) * files[parts[0]].element_size() for name, parts in changed)
 
     @cached_property
     def posterior(self) -> PointPosterior:

@@ -11,11 +11,12 @@ from rebasin_core.errors import InvalidInputError
 from rebasin_core.tensors.device import CPU
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     import torch
     from torch import Tensor
 
+    from rebasin_core.api.checkpoints.network import CheckpointNetwork
     from rebasin_core.matchers.base import Matcher
     from rebasin_core.posteriors.point import PointPosterior
     from rebasin_core.symmetry.layout import Layout
@@ -59,7 +60,7 @@ class Placement:
 
 
 def placed(
-    matcher: Matcher, memory: int | None, device: torch.device, layout: Layout, tensors: Mapping[str, Tensor]
+    matcher: Matcher, memory: int | None, device: torch.device, layout: Layout, networks: Sequence[CheckpointNetwork]
 ) -> tuple[Matcher, Placement]:
     """Return a matcher with a limit of its memory, and the placement of the networks that it aligns.
 
@@ -68,7 +69,7 @@ def placed(
         memory: Maximum number of bytes in addition to mapped files, and on the device; see `within_memory`.
         device: Device of the computations.
         layout: The groups.
-        tensors: Tensors of one of the networks.
+        networks: The networks, of which each is aligned with the first.
 
     Returns:
         The matcher, and the placement.
@@ -76,7 +77,10 @@ def placed(
     Raises:
         InvalidInputError: If the memory is not sufficient.
     """
-    limited = within_memory(matcher, memory, layout, tensors, device)
+    tensors = networks[0].tensors
+    assembled = [network.assembled_bytes for network in networks]
+    copied = assembled[0] + max(assembled[1:], default=0)
+    limited = within_memory(matcher, memory, layout, tensors, device, copied=copied)
     is_whole = fits_on(device, memory, layout, tensors)
     if device != CPU and not is_whole and not matcher.uses_slices:
         message = (

@@ -37,7 +37,7 @@ _INEXACT = 1e-6
 # Squared norm of added weights, relative to the mean of the given ones, and the smallest relative eigenvalue without
 # them: maps of rank-deficient weights stay bounded.
 _RIDGE = 1e-6
-_FULL_RANK = 1e-6
+FULL_RANK = 1e-6
 
 
 def balanced(symmetry: Symmetry, channels: Channels) -> tuple[Channels, SymmetryElement]:
@@ -130,8 +130,8 @@ def _best(
         added: Gram matrices of small added weights by index, which are transformed like weights; updated.
     """
     linear = symmetry.linear[index]
-    produced = _gram(symmetry, linear, channels, 1)
-    consumed = _gram(symmetry, linear, channels, -1)
+    produced = gram(symmetry, linear, channels, 1)
+    consumed = gram(symmetry, linear, channels, -1)
     if linear.kind is Kind.INVERTIBLE:
         own = added.get(index) or (_small(produced), _small(consumed))
         found, inverse = _geometric_mean(produced + own[0], consumed + own[1])
@@ -158,8 +158,18 @@ def _trace(matrix: Tensor) -> float:
     return float(matrix.diagonal(dim1=-2, dim2=-1).sum())
 
 
-def _gram(symmetry: Symmetry, linear: LinearSymmetry, channels: Mapping[str, Tensor], sign: int) -> Tensor:
-    """Return the Gram matrices of producing or consuming weights, or their diagonals for factors."""
+def gram(symmetry: Symmetry, linear: LinearSymmetry, channels: Mapping[str, Tensor], sign: int) -> Tensor:
+    """Return the Gram matrices of producing or consuming weights, or their diagonals for factors.
+
+    Args:
+        symmetry: The linear symmetries.
+        linear: One of them.
+        channels: ``[C, *s]`` by name, in float64.
+        sign: 1 for slots of positive degree (producing weights), -1 for those of negative degree.
+
+    Returns:
+        ``[*outer, n, n]`` for invertible maps, else ``[*outer, n]``.
+    """
     shape = symmetry.layout.index_shape(linear.group)
     is_matrix = linear.kind is Kind.INVERTIBLE
     outer = symmetry.layout.ancestors(linear.group)
@@ -190,7 +200,7 @@ def _small(gram: Tensor) -> Tensor:
     identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     values = torch.linalg.eigvalsh(gram)
     scale = _RIDGE * values.mean(-1).clamp_min(torch.finfo(gram.dtype).tiny)
-    scale = torch.where(values[..., 0] > _FULL_RANK * values[..., -1], torch.zeros_like(scale), scale)
+    scale = torch.where(values[..., 0] > FULL_RANK * values[..., -1], torch.zeros_like(scale), scale)
     return scale[..., None, None] * identity
 
 

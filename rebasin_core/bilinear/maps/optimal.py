@@ -88,7 +88,7 @@ def _polar_factor(similarity: Tensor) -> Tensor:
 
 
 def _polar_factor_fixing_ones(similarity: Tensor) -> Tensor:
-    basis = _complement_of_ones(similarity)
+    basis = complement_of_ones(similarity)
     inner, _ = _without_ones(similarity)
     size = similarity.shape[-1]
     return basis @ _polar_factor(inner) @ basis.mT + 1 / size
@@ -96,12 +96,19 @@ def _polar_factor_fixing_ones(similarity: Tensor) -> Tensor:
 
 def _without_ones(similarity: Tensor) -> tuple[Tensor, Tensor]:
     """Return a similarity matrix on the complement of the ones, and its part along them."""
-    basis = _complement_of_ones(similarity)
+    basis = complement_of_ones(similarity)
     return basis.mT @ similarity @ basis, similarity.sum((-2, -1)) / similarity.shape[-1]
 
 
-def _complement_of_ones(like: Tensor) -> Tensor:
-    """Return an orthonormal basis ``[n, n - 1]`` of the vectors with sum zero: the columns of a Householder matrix."""
+def complement_of_ones(like: Tensor) -> Tensor:
+    """Return an orthonormal basis of the vectors with sum zero: columns of a Householder matrix.
+
+    Args:
+        like: A tensor whose last dimension has n entries.
+
+    Returns:
+        ``[n, n - 1]``, in the dtype and on the device of ``like``.
+    """
     size = like.shape[-1]
     normal = torch.full((size,), size**-0.5, dtype=like.dtype, device=like.device)
     normal[0] -= 1

@@ -12,6 +12,10 @@ from torch import nn
 
 import rebasin_core as rc
 from rebasin_core.api.checkpoints.memory import memory_needed, within_memory
+from rebasin_core.api.checkpoints.network import CheckpointNetwork
+from rebasin_core.api.checkpoints.placement import placed
+from rebasin_core.checkpoints import StoredForm, StoredTensor
+from rebasin_core.checkpoints.naming import NamePolicy
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.matchers import SinkhornMatcher, WeightMatcher
 from tests.api.checkpoints.networks import CONVOLUTIONAL, write
@@ -85,3 +89,23 @@ def test_matchers_over_linear_maps_are_rejected() -> None:
     spec, tensors = wide(64)
     with pytest.raises(InvalidInputError, match=r"'weight' cannot be limited; align modulo permutations"):
         within_memory(WeightMatcher(symmetry="full"), 10**12, spec.layout, tensors)
+
+
+def test_tensors_that_are_assembled_from_parts_need_memory(tmp_path: Path) -> None:
+    shapes = {"in": (6, 4), "out": (3, 6)}
+    halves = {f"in.{half}": StoredTensor("in", (3, 4), (4, 1), 12 * half) for half in range(2)}
+    form = StoredForm(shapes, {**halves, "out": StoredTensor.whole("out", torch.empty(3, 6))})
+    axes = {"in": "hidden, -", "out": "-, hidden"}
+    spec = rc.table_spec(axes, {name: torch.empty(shape, device="meta") for name, shape in shapes.items()})
+    networks = []
+    for number in range(3):
+        tensors = {name: torch.full(part.shape, 1.0 + number).bfloat16() for name, part in form.stored.items()}
+        checkpoint = rc.open_checkpoint(write(tmp_path / f"{number}.safetensors", tensors))
+        networks.append(CheckpointNetwork.of(checkpoint, spec.layout.names, form, NamePolicy()))
+    assert [network.assembled_bytes for network in networks] == [6 * 4 * 2] * 3
+    needed = memory_needed(spec.layout, networks[0].tensors) + 2 * 6 * 4 * 2  # of one pair at a time
+    matcher, _ = placed(WeightMatcher(), needed, torch.device("cpu"), spec.layout, networks)
+    assert isinstance(matcher, WeightMatcher)
+    assert matcher.memory == 0
+    with pytest.raises(InvalidInputError, match="in addition to mapped files"):
+        placed(WeightMatcher(), needed - 1, torch.device("cpu"), spec.layout, networks)

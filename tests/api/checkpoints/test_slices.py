@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # ruff: ignore[impor
 from typing_extensions import override
 
 import rebasin_core as rc
-from rebasin_core.bilinear import pieces, similarity
+from rebasin_core.bilinear import changes, pieces
 from rebasin_core.tensors import widening
 from rebasin_core.tensors.trees import tree_tensors
 from tests.api.checkpoints.networks import TIED, Tied, noisy, write
@@ -52,7 +52,7 @@ class Conversions(TorchDispatchMode):
 
 
 def test_large_tensors_are_widened_in_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module, name in ((pieces, "MAX_ENTRIES"), (similarity, "MAX_ENTRIES"), (widening, "PART")):
+    for module, name in ((pieces, "MAX_ENTRIES"), (changes, "MAX_ENTRIES"), (widening, "PART")):
         monkeypatch.setattr(module, name, LIMIT)
     torch.manual_seed(0)
     reference = {name: tensor.detach() for name, tensor in vocabulary().state_dict().items()}
