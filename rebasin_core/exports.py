@@ -1,6 +1,6 @@
 """Public names of the package, each imported when it is first used.
 
-`import rebasin_core` takes milliseconds, and help of the command line needs no PyTorch.
+`import rebasin_core` needs milliseconds, and help of the command line needs no PyTorch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The import of higher layers by lower ones that need a function of theirs.
+"""The import of higher layers by lower ones that need their functions.
 
 Strategies are found by name in the registry, models are traced with the rules of plugins, and group elements transform
 objects of other libraries. Higher layers set these functions when they are imported. If only a lower layer is imported,

@@ -62,7 +62,7 @@ def test_names_are_those_of_their_modules(name: str) -> None:
 
 EACH_ALONE = """
 import os, sys
-import torch, pydantic, pluggy  # once: they take most of the time
+import torch, pydantic, pluggy  # once: this is most of the time
 assert not any(name.startswith("rebasin_core") for name in sys.modules)
 for name in sys.argv[1:]:
     child = os.fork()
@@ -80,7 +80,7 @@ for name in sys.argv[1:]:
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes that have imported PyTorch")
 def test_names_can_be_imported_in_any_order() -> None:
-    """The contract of imports has no circles, so that some modules of several layers are enough."""
+    """The contract of imports excludes cycles. Therefore some modules of several layers are enough."""
     fresh(EACH_ALONE, "Strategy", "Permutation", "specs", "Metric", "matchers", "RunConfig", "Registry", "testing")
 
 
@@ -175,8 +175,8 @@ from rebasin_core.specs.operators.default import default_rules
 from rebasin_core.symmetry import Atom, Group, Layout, Permutation
 assert "rebasin_core.api" not in sys.modules
 layout = Layout({"hidden": Group("hidden", 3)}, {"weight": (Atom(3, "hidden"), Atom(1))})
-moved = Permutation(layout, {"hidden": torch.tensor([2, 0, 1])}).apply(torch.nn.Linear(1, 3, bias=False))
-print(type(moved).__name__, len(default_rules()) > 100)
+permuted = Permutation(layout, {"hidden": torch.tensor([2, 0, 1])}).apply(torch.nn.Linear(1, 3, bias=False))
+print(type(permuted).__name__, len(default_rules()) > 100)
 """
 
 
@@ -212,6 +212,6 @@ print(failures)
 """
 
 
-def test_threads_can_use_names_for_the_first_time_at_once() -> None:
+def test_threads_can_use_names_for_the_first_time_simultaneously() -> None:
     names = ("align", "matchers", "Registry", "posteriors", "Task", "symmetry", "run", "specs", "analysis", "metrics")
     assert fresh(THREADS, *names) == "[]\n"

@@ -1,7 +1,7 @@
 """The command `rebasin` and its subcommands.
 
-Modules of commands declare arguments and help. They import what computes when a command runs: help, the version, and
-completion in shells need no PyTorch.
+Modules of commands declare arguments and help. They import the computation when a command runs: help, the version,
+and completion in shells need no PyTorch.
 """
 
 from __future__ import annotations

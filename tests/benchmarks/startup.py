@@ -1,4 +1,4 @@
-"""Time until the command prints its help, and until the package is imported, beside `import torch`.
+"""Time until the command prints its help, and until the package is imported, compared with `import torch`.
 
     python tests/benchmarks/startup.py [--repeats 5]
 

@@ -29,7 +29,7 @@ print("imported:", *sys.modules)
 HEAVY = {"torch", "numpy", "scipy", "pydantic", "pluggy", "yaml", "rebasin_core.strategy"}
 
 
-def test_help_of_every_command_imports_nothing_that_computes() -> None:
+def test_help_of_every_command_imports_no_library_that_computes() -> None:
     done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, check=True)
     *usages, modules = done.stdout.splitlines()
     assert {"Usage: rebasin align [OPTIONS] REFERENCE CANDIDATE", "Usage: rebasin store gc [OPTIONS] [ADDRESS]"} <= set(
