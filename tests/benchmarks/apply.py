@@ -1,4 +1,4 @@
-"""Time to apply a random permutation, beside copies of the same tensors.
+"""Time to apply a random permutation, compared with copies of the same tensors.
 
     python tests/benchmarks/apply.py [--repeats 20] [--threads 1]
 
@@ -23,8 +23,8 @@ import rebasin_core as rc
 Case = tuple[rc.PermutationSpec, dict[str, Tensor]]
 
 
-def perceptron(depth: int, width: int) -> Case:
-    """Return a perceptron with layers of equal width."""
+def mlp(depth: int, width: int) -> Case:
+    """Return an MLP with layers of equal width."""
     axes = {
         f"{layer}.{kind}": ", ".join([f"units.{layer}", *([f"units.{layer - 1}"] * (kind == "weight"))])
         for layer in range(1, depth + 1)
@@ -52,9 +52,9 @@ def transformer(depth: int, width: int) -> Case:
 
 
 CASES: dict[str, Callable[[], Case]] = {
-    "64 layers of 64 units": lambda: perceptron(64, 64),
-    "64 layers of 256 units": lambda: perceptron(64, 256),
-    "2 layers of 4096 units": lambda: perceptron(2, 4096),
+    "64 layers of 64 units": lambda: mlp(64, 64),
+    "64 layers of 256 units": lambda: mlp(64, 256),
+    "2 layers of 4096 units": lambda: mlp(2, 4096),
     "convolution, 512 channels": lambda: convolution(512),
     "8 attention layers, width 64": lambda: transformer(8, 64),
 }
@@ -64,11 +64,11 @@ def by_hand(permutation: rc.Permutation, spec: rc.PermutationSpec, tensors: dict
     """Permute axes of single groups."""
     found = {}
     for name, tensor in tensors.items():
-        moved = tensor
+        permuted = tensor
         for dim, axis in enumerate(spec.layout.axes[name]):
             index = permutation.indices.get(getattr(axis, "group", None) or "")
-            moved = moved if index is None else moved.index_select(dim, index)
-        found[name] = moved
+            permuted = permuted if index is None else permuted.index_select(dim, index)
+        found[name] = permuted
     return found
 
 
