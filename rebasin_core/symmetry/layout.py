@@ -150,7 +150,7 @@ class Layout:
 
     @cached_property
     def gathers(self) -> dict[str, tuple[Gather, ...] | None]:
-        """How a permutation moves the entries of each tensor, as defined at `gathers_of`."""
+        """How a permutation acts on the entries of each tensor, as defined at `gathers_of`."""
         return {name: gathers_of(axes, self.ancestors) for name, axes in self.axes.items()}
 
     @cached_property

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from typing_extensions import override
 
 import rebasin_core as rc
 from rebasin_core.specs.checking.runs import Runner
@@ -58,10 +59,12 @@ class Attention(nn.Module):
         super().__init__()
         self.q, self.k, self.v, self.out = (nn.Linear(6, 6) for _ in range(4))
 
+    @override
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         heads = [layer(x).unflatten(-1, (2, 3)).transpose(1, 2) for layer in (self.q, self.k, self.v)]
         found = nn.functional.scaled_dot_product_attention(*heads)
-        return self.out(found.transpose(1, 2).flatten(-2))
+        output: torch.Tensor = self.out(found.transpose(1, 2).flatten(-2))
+        return output
 
 
 def test_a_tensor_without_effect_is_classified_once_for_all_groups_that_act_on_it(counted: list[bool]) -> None:
