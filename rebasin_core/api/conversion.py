@@ -19,7 +19,7 @@ from rebasin_core.posteriors.base import Posterior
 from rebasin_core.posteriors.foreign.adapters import ModuleAdapter, bayesian_layout
 from rebasin_core.posteriors.point import PointPosterior
 from rebasin_core.specs.base import require_spec
-from rebasin_core.symmetry.permutation import transform_foreign_by
+from rebasin_core.symmetry.application import transform_foreign_by
 from rebasin_core.tensors.arguments import require_sequence
 from rebasin_core.tensors.files import OF_DAMAGED_TENSORS, document_in
 from rebasin_core.tensors.modules import named_tensors, unsaved_buffers, unwrapped

@@ -11,6 +11,7 @@ from rebasin_core.specs.checking.inert import classify_influence
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from rebasin_core.specs.checking.inert import Influence
     from rebasin_core.specs.checking.parts import Part, Sensitivities
     from rebasin_core.specs.checking.point import Point
 
@@ -152,11 +153,16 @@ class Control:
             point: The point of the last call of `examine_runs`.
         """
         thresholds = self.thresholds_at(point)
+        # The influence of a cell does not depend on the group.
+        known: dict[tuple[str, int], Influence] = {}
         for part in self.pending:
             if part not in self._without_effect:
                 continue
-            other = self._sensitivities.perturbed(point, part)
-            influence = classify_influence(point, part.tensor, other, threshold=thresholds.effect)
+            influence = known.get((part.tensor, part.cell))
+            if influence is None:
+                other = self._sensitivities.perturbed(point, part)
+                influence = classify_influence(point, part.tensor, other, threshold=thresholds.effect)
+                known[part.tensor, part.cell] = influence
             if influence == "unused":
                 self.unused.append(part)
             elif influence == "inert":
