@@ -58,14 +58,14 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 
 def _inner(module: nn.Module) -> nn.Module:
-    attribute = _wrapped_attribute(type(module))
+    attribute = _wrapped_attribute(type(module).__mro__)
     return module if attribute is None else _inner(module.get_submodule(attribute))
 
 
 @cache
-def _wrapped_attribute(kind: type[nn.Module]) -> str | None:
-    """Return the name of the wrapped module in modules of a class; None if the class is not a wrapper."""
-    names = (f"{base.__module__}.{base.__qualname__}" for base in kind.__mro__)
+def _wrapped_attribute(bases: tuple[type, ...]) -> str | None:
+    """Return the name of the wrapped module in modules with these base classes; None if none is a wrapper."""
+    names = (f"{base.__module__}.{base.__qualname__}" for base in bases)
     return next((_WRAPPERS[name] for name in names if name in _WRAPPERS), None)
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from rebasin_core import Task, as_posterior, barrier, build, match
 from rebasin_core.architectures import CifarResNetArchitecture, MLPArchitecture
 from rebasin_core.errors import InvalidInputError, UnknownNameError
-from rebasin_core.posteriors import attached
+from rebasin_core.tensors.modules import copied
 
 
 def test_conversion_to_posteriors() -> None:
@@ -59,6 +59,6 @@ def test_matching_does_not_copy_all_buffers_for_every_tensor() -> None:
     first, second = (architecture.build((3, 32, 32), 10, generator=torch.Generator().manual_seed(s)) for s in (1, 2))
     spec = architecture.spec(first)
     assert len(spec.layout.moved) > 30
-    with patch.object(attached, "copied", wraps=attached.copied) as copies:
+    with patch("rebasin_core.posteriors.attached.copied", wraps=copied) as copies:
         match(first, second, spec, matcher="weight")
     assert copies.call_count < 20
