@@ -20,6 +20,7 @@ from typing_extensions import override
 from rebasin_core.docstrings import attribute_docstrings
 from rebasin_core.errors import ConfigError, RebasinError
 from rebasin_core.problems import custom_error, messages, rewritten, without_consequences
+from rebasin_core.providers import import_providers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -311,8 +312,7 @@ def _fixed(options: Options, name: str) -> ConfigError:
 
 def _default_lookup() -> Lookup:
     if not _LOOKUPS:
-        message = "no strategies are registered; import rebasin_core first"
-        raise ConfigError(message)
+        import_providers()
     return _LOOKUPS[0]
 
 

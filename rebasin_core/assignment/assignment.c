@@ -19,6 +19,7 @@
 #define LANES 16        /* independent minima of an inner loop, so that compilers vectorize it */
 #define BLOCK 256       /* columns per block; only the block of the minimum is searched for its index */
 #define LARGE 1e300
+#define FINAL -1e300
 #define MIN_ROWS 128    /* without an auction below this number of rows: it would take longer */
 #define MAX_SHARE 50    /* an auction ends if at most one of this number of rows is unassigned, */
 #define MAX_BIDS 4L     /* or after this number of bids per row */
@@ -104,13 +105,26 @@ static void release(Problem *p, double slack) {
     }
 }
 
-/* Assign each unassigned row to its best column if that column is unassigned. */
+/* Another column at the smallest price - value that is unassigned, or -1. */
+static int unassigned_tie(const Problem *p, int i, int from, double first) {
+    const REAL *value = row(p, i);
+    for (int j = from; j < p->n; ++j) {
+        if (p->row_of[j] < 0 && p->price[j] - (double)value[j] == first) return j;
+    }
+    return -1;
+}
+
+/* Assign each unassigned row to its best column, or to one of several best columns, if that is unassigned. */
 static void greedy(Problem *p) {
     int kept = 0;
     for (int k = 0; k < p->unassigned; ++k) {
         int i = p->queue[k];
         double first, second;
         int j = least_two(row(p, i), p->price, p->n, &first, &second);
+        if (p->row_of[j] >= 0 && second <= first) {
+            int tie = unassigned_tie(p, i, j + 1, first);
+            j = tie < 0 ? j : tie;
+        }
         if (p->row_of[j] < 0) {
             p->row_of[j] = i;
             p->column_of[i] = j;
@@ -121,14 +135,28 @@ static void greedy(Problem *p) {
     p->unassigned = kept;
 }
 
-/* The median difference between the best two columns over up to 257 of the unassigned rows, without ties. */
+/* The smallest price - value above `first`; LARGE if all are equal. */
+static double next_above(const Problem *p, int i, double first) {
+    const REAL *value = row(p, i);
+    double least = LARGE;
+    for (int j = 0; j < p->n; ++j) {
+        double x = p->price[j] - (double)value[j];
+        if (x > first && x < least) least = x;
+    }
+    return least;
+}
+
+/* The median difference between the best two columns over up to 257 of the unassigned rows. Columns that are equally
+ * good, such as those of dead units, count as one; rows without a difference are omitted. */
 static double median_difference(const Problem *p) {
     double differences[257];
     int count = 0, step = p->unassigned / 256 + 1;
     for (int k = 0; k < p->unassigned && count < 257; k += step) {
         double first, second;
-        least_two(row(p, p->queue[k]), p->price, p->n, &first, &second);
-        if (second > first) differences[count++] = second - first;
+        int i = p->queue[k];
+        least_two(row(p, i), p->price, p->n, &first, &second);
+        if (second <= first) second = next_above(p, i, first);
+        if (second < LARGE) differences[count++] = second - first;
     }
     qsort(differences, (size_t)count, sizeof(double), ascending);
     return count ? differences[count / 2] : 0.0;
@@ -155,49 +183,87 @@ static void auction(Problem *p, REAL *price, double increment, long max_bids) {
 }
 
 typedef struct {
-    double *distance;     /* of each column from the start row */
+    double *distance;     /* of each column from the start row; FINAL if it is in the list */
     int *predecessor;     /* the row before each column on its shortest path */
     int *list;            /* the columns whose distance is final, in order */
-    unsigned char *done;  /* whether the distance of a column is final */
+    double *final;        /* their distances */
+    double *least;        /* the smallest distance of each block */
 } Workspace;
 
 /* Mark the distance of a column as final; return 1 if the column is unassigned, so that the path ends there. */
 static int finalize(const Problem *p, Workspace *work, int j, int *listed) {
     if (p->row_of[j] < 0) return 1;
-    work->done[j] = 1;
-    work->list[(*listed)++] = j;
+    work->list[*listed] = j;
+    work->final[(*listed)++] = work->distance[j];
+    work->distance[j] = FINAL;
     return 0;
+}
+
+/* Finalize the columns of a block at distances of at most `least`; return the end of the path or -1. */
+static int finalize_block(const Problem *p, Workspace *work, int from, int to, double least, int *listed) {
+    for (int j = from; j < to; ++j) {
+        double x = work->distance[j];
+        if (x <= least && x > FINAL && finalize(p, work, j, listed)) return j;
+    }
+    return -1;
+}
+
+/* The smallest distance in a block that is not final. */
+static double least_of_block(const double *distance, int size) {
+    double low[LANES], least = LARGE;
+    int j = 0;
+    for (int k = 0; k < LANES; ++k) low[k] = LARGE;
+    for (; j + LANES <= size; j += LANES) {
+        for (int k = 0; k < LANES; ++k) {
+            double x = distance[j + k] > FINAL ? distance[j + k] : LARGE;
+            low[k] = x < low[k] ? x : low[k];
+        }
+    }
+    for (; j < size; ++j) {
+        double x = distance[j] > FINAL ? distance[j] : LARGE;
+        low[0] = x < low[0] ? x : low[0];
+    }
+    for (int k = 0; k < LANES; ++k) least = low[k] < least ? low[k] : least;
+    return least;
 }
 
 /* Finalize all columns at the smallest distance; return the end of the path or -1. */
 static int nearest(const Problem *p, Workspace *work, int *listed, double *least) {
-    double low = LARGE;
-    for (int j = 0; j < p->n; ++j) {
-        double x = work->done[j] ? LARGE : work->distance[j];
-        low = x < low ? x : low;
+    *least = LARGE;
+    for (int from = 0, b = 0; from < p->n; from += BLOCK, ++b) {
+        int size = from + BLOCK < p->n ? BLOCK : p->n - from;
+        work->least[b] = least_of_block(work->distance + from, size);
+        *least = work->least[b] < *least ? work->least[b] : *least;
     }
-    *least = low;
-    for (int j = 0; j < p->n; ++j) {
-        if (!work->done[j] && work->distance[j] == low && finalize(p, work, j, listed)) return j;
+    for (int from = 0, b = 0; from < p->n; from += BLOCK, ++b) {
+        if (work->least[b] > *least) continue;
+        int end = finalize_block(p, work, from, from + BLOCK < p->n ? from + BLOCK : p->n, *least, listed);
+        if (end >= 0) return end;
     }
     return -1;
 }
 
 /* Relax the distances through the row of a final column; return the end of the path or -1. */
-static int relax(const Problem *p, Workspace *work, int column, double least, int *listed) {
-    int i = p->row_of[column], touched = 0;
+static int relax(const Problem *p, Workspace *work, int k, double least, int *listed) {
+    int column = work->list[k], i = p->row_of[column];
     const REAL *value = row(p, i);
-    double shift = p->price[column] - (double)value[column] - least;
-    for (int j = 0; j < p->n; ++j) {
-        double x = p->price[j] - (double)value[j] - shift;
-        int nearer = (x < work->distance[j]) & !work->done[j];
-        work->distance[j] = nearer ? x : work->distance[j];
-        work->predecessor[j] = nearer ? i : work->predecessor[j];
-        touched |= nearer & (x <= least);
-    }
-    if (!touched) return -1;
-    for (int j = 0; j < p->n; ++j) {
-        if (!work->done[j] && work->distance[j] <= least && finalize(p, work, j, listed)) return j;
+    const double *price = p->price;
+    double *distance = work->distance;
+    int *predecessor = work->predecessor;
+    double shift = price[column] - (double)value[column] - least;
+    for (int from = 0; from < p->n; from += BLOCK) {
+        int to = from + BLOCK < p->n ? from + BLOCK : p->n, touched = 0;
+        for (int j = from; j < to; ++j) {
+            double x = price[j] - (double)value[j] - shift;
+            int nearer = x < distance[j];
+            distance[j] = nearer ? x : distance[j];
+            predecessor[j] = nearer ? i : predecessor[j];
+            touched |= nearer & (x <= least);
+        }
+        if (touched) {
+            int end = finalize_block(p, work, from, to, least, listed);
+            if (end >= 0) return end;
+        }
     }
     return -1;
 }
@@ -206,7 +272,6 @@ static int relax(const Problem *p, Workspace *work, int column, double least, in
 static void augment(Problem *p, int start, Workspace *work) {
     int end = -1, ready = 0, listed = 0;
     double least = LARGE;
-    memset(work->done, 0, (size_t)p->n);
     for (int j = 0; j < p->n; ++j) {
         work->distance[j] = p->price[j] - (double)row(p, start)[j];
         work->predecessor[j] = start;
@@ -215,10 +280,10 @@ static void augment(Problem *p, int start, Workspace *work) {
         if (ready == listed) {
             end = nearest(p, work, &listed, &least);
         } else {
-            end = relax(p, work, work->list[ready++], least, &listed);
+            end = relax(p, work, ready++, least, &listed);
         }
     }
-    for (int k = 0; k < ready; ++k) p->price[work->list[k]] += least - work->distance[work->list[k]];
+    for (int k = 0; k < ready; ++k) p->price[work->list[k]] += least - work->final[k];
     for (int i = -1, column = end; i != start;) {
         i = work->predecessor[column];
         int other = p->column_of[i];
@@ -263,17 +328,21 @@ static void reduce_rows(Problem *p, long max_bids) {
     }
 }
 
-static void solve(Problem *p, Workspace *work, REAL *fast_price, int warm) {
+/* Solve one problem; return whether the gap is 0 because all rows have a best column at the first prices. */
+static int solve(Problem *p, Workspace *work, REAL *fast_price, int warm) {
+    int priced = 0;
     if (warm) {
         release(p, 0.0);
     } else {
         initialize_prices(p);
     }
     greedy(p);
+    if (p->unassigned == 0) return 1;
     if (p->n >= MIN_ROWS && p->unassigned > p->n / (warm ? 4 : 10)) {
         double increment = median_difference(p), last = increment * FINEST;
         for (int k = 0; k < MAX_ATTEMPTS && increment > 0; ++k) {
             auction(p, fast_price, increment, MAX_BIDS * p->n);
+            priced = 1;
             if (p->unassigned <= p->n / MAX_SHARE) break;
             increment *= COARSER;
         }
@@ -283,10 +352,11 @@ static void solve(Problem *p, Workspace *work, REAL *fast_price, int warm) {
             auction(p, fast_price, increment, MAX_BIDS * p->n);
         }
     }
-    release(p, 0.0);
+    if (priced) release(p, 0.0);
     reduce_rows(p, MAX_BIDS * p->unassigned);
     int remaining = p->unassigned;
     for (int k = 0; k < remaining; ++k) augment(p, p->queue[k], work);
+    return 0;
 }
 
 /* The optimality gap that the prices prove. */
@@ -311,10 +381,10 @@ static double gap_of(const Problem *p) {
 int rebasin_assignment(int batch, int n, const REAL *value, double *price, int warm, int *column_of, double *gap) {
     size_t size = (size_t)n;
     Workspace work = {malloc(sizeof(double) * size), malloc(sizeof(int) * size), malloc(sizeof(int) * size),
-                      malloc(size)};
+                      malloc(sizeof(double) * size), malloc(sizeof(double) * (size / BLOCK + 1))};
     int *row_of = malloc(sizeof(int) * size), *queue = malloc(sizeof(int) * size);
     REAL *fast_price = malloc(sizeof(REAL) * size);
-    int failed = !work.distance || !work.predecessor || !work.list || !work.done || !row_of || !queue || !fast_price;
+    int failed = !work.distance || !work.predecessor || !work.list || !work.final || !work.least || !row_of || !queue || !fast_price;
     for (int b = 0; b < batch && !failed; ++b) {
         Problem p = {n, value + (size_t)b * size * size, price + (size_t)b * size, column_of + (size_t)b * size,
                      row_of, queue, n};
@@ -323,10 +393,9 @@ int rebasin_assignment(int batch, int n, const REAL *value, double *price, int w
             if (!warm) p.column_of[k] = -1;
             if (p.column_of[k] >= 0) row_of[p.column_of[k]] = k;
         }
-        solve(&p, &work, fast_price, warm);
-        gap[b] = gap_of(&p);
+        gap[b] = solve(&p, &work, fast_price, warm) ? 0.0 : gap_of(&p);
     }
-    free(work.distance); free(work.predecessor); free(work.list); free(work.done);
+    free(work.distance); free(work.predecessor); free(work.list); free(work.final); free(work.least);
     free(row_of); free(queue); free(fast_price);
     return failed ? -1 : 0;
 }

@@ -71,8 +71,8 @@ class CoordinateDescent:
 
     Complexity:
         For each step at most one matrix product for each axis on which the group acts, and one assignment. Memory for
-        two similarity matrices for each group, or as limited, and for some slices of the largest tensor. Tensors that
-        are mapped from files are read when they are used.
+        two similarity matrices for each group and the products of all pairs of nested units, or as limited, and for
+        some slices of the largest tensor. Tensors that are mapped from files are read when they are used.
     """
 
     def __init__(  # ruff: ignore[too-many-arguments] - the problem and its limits; four have defaults

@@ -79,9 +79,10 @@ class SimilarityMatrices:
         width = self._dtype.itemsize
         size = {name: math.prod(self._layout.index_shape(name)) for name in self._layout.groups}
         for name in sorted(size, key=lambda name: self._size[name] / size[name], reverse=True):
-            needed = width * (
-                2 * size[name] * self._layout.index_shape(name)[-1] + entries_of_pairs(self._layout, name)
-            )
+            # Of nested groups, only the constant part is kept.
+            matrices = bool(self._fixed[name]) + (bool(self._varying[name]) and name not in self._layout.nesting)
+            entries = matrices * size[name] * self._layout.index_shape(name)[-1]
+            needed = width * (entries + entries_of_pairs(self._layout, name))
             if needed <= memory:
                 memory -= needed
                 found.append(name)

@@ -17,7 +17,6 @@ import click
 
 from rebasin_core.errors import DivergenceError, LawViolationError, PluginError, RebasinError, StorageError
 from rebasin_core.isolation import format_error
-from rebasin_core.tensors.memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -159,12 +158,20 @@ def _handle(error: BaseException) -> int:
         case OSError() if error.errno in _OUTPUT_ERRORS:
             _discard_output()
             text, code = f"error: cannot write the output: {error.strerror}", ExitCode.STORAGE
-        case _ if is_out_of_memory(error):
+        case _ if _is_out_of_memory(error):
             text, code = f"error: out of memory ({_summarized(error)})", ExitCode.FAILED
         case _:
             text, code = _internal(error), ExitCode.INTERNAL
     print_error(text)
     return code
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError) or "torch" not in sys.modules:
+        return isinstance(error, MemoryError)
+    from rebasin_core.tensors.memory import is_out_of_memory
+
+    return is_out_of_memory(error)
 
 
 def _kept(error: BaseException) -> str:

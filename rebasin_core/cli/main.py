@@ -1,35 +1,34 @@
-"""The command `rebasin` and its subcommands."""
+"""The command `rebasin` and its subcommands.
+
+Modules of commands declare arguments and help. They import the computation when a command runs: help, the version,
+and completion in shells need no PyTorch.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.shell_completion import shell_complete
 
-from rebasin_core.assignment import which_solver
 from rebasin_core.cli import checkpoints
 from rebasin_core.cli.guard import ExitCode, guarded, on_interrupt, print_error
-from rebasin_core.cli.output import print_checks, print_plugins, print_result
 from rebasin_core.cli.results import results
 from rebasin_core.cli.spec import spec
 from rebasin_core.cli.store import store
 from rebasin_core.cli.study import study
-from rebasin_core.config.schema import recipe_schema, run_schema, study_schema
 from rebasin_core.errors import RebasinWarning
-from rebasin_core.plugin.registry import FAMILIES, default_registry
-from rebasin_core.report.page import write_report
-from rebasin_core.studies.execution import load_run
-from rebasin_core.studies.execution import run as execute
-from rebasin_core.studies.folder import RECORD
-from rebasin_core.tensors.device import choose_device
 
 if TYPE_CHECKING:
     from rebasin_core.config.run import RunConfig
 
+# Set by the scripts for completion in shells, which click prints.
+_COMPLETION = "_REBASIN_COMPLETE"
 _OUTPUT = click.option(
     "--output", "-o", type=click.Path(path_type=Path), help="Output folder; an unfinished run in it is resumed."
 )
@@ -60,6 +59,8 @@ def demo(output: Path | None, store: str | None, progress: bool | None, device: 
 
     Takes about a minute and downloads nothing. Results are written to rebasin-demo/, unless --output is given.
     """
+    from rebasin_core.studies.execution import load_run
+
     config = load_run(Path(__file__).with_name("demo.yaml"))
     _execute(config, output or Path("rebasin-demo"), store, progress=progress, device=device)
 
@@ -77,6 +78,8 @@ def run(file: Path, output: Path | None, store: str | None, progress: bool | Non
     written to runs/NAME, where NAME is the name of FILE without its suffix, unless --output is given. Run the command
     again to resume: stored results are reused, and stages that depend on a changed option or file are computed again.
     """
+    from rebasin_core.studies.execution import load_run
+
     _execute(load_run(file), output or Path("runs") / file.stem, store, progress=progress, device=device)
 
 
@@ -87,6 +90,8 @@ def report(folder: Path) -> None:
 
     FOLDER is the output folder of a finished run. The report is one HTML file that opens offline.
     """
+    from rebasin_core.report.page import write_report
+
     click.echo(write_report(folder))
 
 
@@ -101,6 +106,10 @@ def plugins() -> None:
     Raises:
         SystemExit: If a plugin is broken, or two plugins register the same name.
     """  # ruff: ignore[escape-sequence-in-docstring] - click shows only the text before the form feed
+    from rebasin_core.assignment import which_solver
+    from rebasin_core.cli.output import print_plugins
+    from rebasin_core.plugin.registry import default_registry
+
     broken = print_plugins(default_registry())
     click.echo(f"assignment solver `auto` is {which_solver()}")
     if broken:
@@ -115,6 +124,9 @@ def schema(kind: str | None) -> None:
 
     The schema includes the components of all installed plugins.
     """
+    from rebasin_core.config.schema import recipe_schema, run_schema, study_schema
+    from rebasin_core.plugin.registry import FAMILIES, default_registry
+
     registry = default_registry()
     classes = {family: registry.classes(family) for family in FAMILIES}
     found = {"study": study_schema, "recipe": recipe_schema}.get(kind or "", run_schema)(classes)
@@ -133,7 +145,9 @@ def check(package: str, device: str) -> None:
     Raises:
         SystemExit: If a test fails.
     """  # ruff: ignore[escape-sequence-in-docstring] - click shows only the text before the form feed
-    from rebasin_core.testing.kit import run_checks  # ruff: ignore[import-outside-top-level] - the kit is needed here only
+    from rebasin_core.cli.output import print_checks
+    from rebasin_core.tensors.device import choose_device
+    from rebasin_core.testing.kit import run_checks
 
     if print_checks(run_checks(package, device=choose_device(device))):
         raise SystemExit(ExitCode.FAILED)
@@ -147,10 +161,17 @@ for command in (spec, *checkpoint_commands, study, results, store):
 def main() -> None:
     """Run the command line and exit; each error prints one message and sets the exit code."""
     warnings.showwarning = _show_warning
+    completion = os.environ.get(_COMPLETION)
+    if completion:
+        sys.exit(guarded(lambda: shell_complete(cli, {}, "rebasin", _COMPLETION, completion)))
     sys.exit(guarded(lambda: cli.main(standalone_mode=False)))
 
 
 def _execute(config: RunConfig, output: Path, store: str | None, *, progress: bool | None, device: str | None) -> None:
+    from rebasin_core.cli.output import print_result
+    from rebasin_core.studies.execution import run as execute
+    from rebasin_core.studies.folder import RECORD
+
     if device is not None:
         config = config.model_copy(update={"device": device})
 

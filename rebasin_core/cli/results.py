@@ -6,10 +6,7 @@ from pathlib import Path
 
 import click
 
-from rebasin_core.cli.output import terminal_width
 from rebasin_core.cli.study import STORE
-from rebasin_core.studies.results import read_results, write_figures
-from rebasin_core.studies.study import Study, load_study
 
 
 @click.command()
@@ -39,6 +36,10 @@ def results(  # ruff: ignore[too-many-arguments, too-many-positional-arguments] 
     figure for each combination of levels of the others. For a study without pairs, the table has the mean scores of the
     posteriors. The command also works while the study is computed.
     """
+    from rebasin_core.cli.output import terminal_width
+    from rebasin_core.studies.results import read_results, write_figures
+    from rebasin_core.studies.study import Study, load_study
+
     study = Study(load_study(file), store, name=str(file.absolute()), only=only)
     found = read_results(study)
     names = [name.strip() for name in group_by.split(",") if name.strip()]

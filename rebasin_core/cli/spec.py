@@ -8,21 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rebasin_core.api.checkpoints.recipes import opened_entries
-from rebasin_core.api.checkpoints.specification import spec_of_checkpoint
-from rebasin_core.api.tracing import trace_spec
-from rebasin_core.checkpoints.naming import NamePolicy
 from rebasin_core.cli.checkpoints.options import model_option, name_options, shared
 from rebasin_core.cli.guard import ExitCode
-from rebasin_core.cli.output import terminal_width
-from rebasin_core.cli.sources import load_model
-from rebasin_core.cli.targets import require_free
 from rebasin_core.errors import ConfigError
-from rebasin_core.report.width import wrapped_table
-from rebasin_core.specs.check import check_spec
-from rebasin_core.specs.files import save_spec, spec_document
-from rebasin_core.tensors.input_texts import parse_input, parse_named_inputs
-from rebasin_core.tensors.reading import exists
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -93,6 +81,10 @@ def spec(source: str, **given: Any) -> None:  # ruff: ignore[any-type] - options
     Raises:
         SystemExit: If the check fails, or a permuted tensor could not be tested.
     """  # ruff: ignore[escape-sequence-in-docstring] - click shows only the text before the form feed
+    from rebasin_core.cli.targets import require_free
+    from rebasin_core.specs.files import save_spec, spec_document
+    from rebasin_core.tensors.reading import exists
+
     path = Path(source)
     is_checkpoint = exists(path) or ":" not in source
     if given["output"] is not None:
@@ -113,6 +105,11 @@ def spec(source: str, **given: Any) -> None:  # ruff: ignore[any-type] - options
 
 def _of_factory(source: str, given: Mapping[str, Any]) -> tuple[TracedSpec, str, bool]:
     """Return the specification of a factory's model, the result of its check, and whether it is accepted."""
+    from rebasin_core.api.tracing import trace_spec
+    from rebasin_core.cli.sources import load_model
+    from rebasin_core.specs.check import check_spec
+    from rebasin_core.tensors.input_texts import parse_input, parse_named_inputs
+
     unused = [name for name in _OF_CHECKPOINTS if given[name]]
     if unused:
         message = f"--{unused[0]} is an option for checkpoints, and {source} is a factory; give the file or folder"
@@ -129,6 +126,10 @@ def _of_factory(source: str, given: Mapping[str, Any]) -> tuple[TracedSpec, str,
 
 def _of_checkpoint(path: Path, given: Mapping[str, Any]) -> tuple[TracedSpec, str, bool]:
     """Return the specification of a checkpoint's model, the result of its check, and whether it is accepted."""
+    from rebasin_core.api.checkpoints.recipes import opened_entries
+    from rebasin_core.api.checkpoints.specification import spec_of_checkpoint
+    from rebasin_core.checkpoints.naming import NamePolicy
+
     if given["meta"]:
         message = "--meta is an option for factories; no memory is allocated for the model of a checkpoint"
         raise ConfigError(message)
@@ -148,6 +149,9 @@ def _tracing(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _print_spec(found: TracedSpec) -> None:
+    from rebasin_core.cli.output import terminal_width
+    from rebasin_core.report.width import wrapped_table
+
     layout = found.layout
     axes = layout.as_json()["axes"]
     rows = [[name, "x".join(map(str, layout.shape(name))), axes[name]] for name in layout.axes]

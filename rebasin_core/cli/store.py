@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 import click
 
 from rebasin_core.cli.guard import ExitCode
-from rebasin_core.cli.output import terminal_width
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.report.width import wrapped_table
-from rebasin_core.studies.store import Store, collect_garbage, disk_usage, list_artifacts, verify_store
-from rebasin_core.studies.study import DEFAULT_STORE, STORE_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from rebasin_core.studies.store import Garbage
+    from rebasin_core.studies.store import Garbage, Store
 
-_ADDRESS = click.argument("address", envvar=STORE_VARIABLE, default=DEFAULT_STORE)
+_ADDRESS = click.argument("address", required=False)
 _SECONDS_AN_HOUR = 3600
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _DIGITS = 12  # of identities; unique in stores of a million artifacts with probability 0.998
@@ -37,12 +34,14 @@ def store() -> None:
 @store.command("ls")
 @_ADDRESS
 @click.option("--kind", "-k", help="List stages of this kind only, such as train.")
-def list_command(address: str, kind: str | None) -> None:
+def list_command(address: str | None, kind: str | None) -> None:
     """List artifacts, the oldest first.
 
     Prints the first digits of the identity, the kind of the stage, the size of the files, the time of writing, and the
     seconds that the computation took.
     """
+    from rebasin_core.studies.store import list_artifacts
+
     for row in list_artifacts(_opened(address), kind=kind):
         written = datetime.fromtimestamp(row.written).astimezone().isoformat(" ", "seconds")
         seconds = "" if row.seconds is None else f"{row.seconds:.1f} s"
@@ -54,7 +53,7 @@ def list_command(address: str, kind: str | None) -> None:
 @store.command()
 @_ADDRESS
 @click.option("--remove", is_flag=True, help="Remove damaged artifacts; their studies then compute them again.")
-def verify(address: str, remove: bool) -> None:  # ruff: ignore[boolean-type-hint-positional-argument] - click passes flags so
+def verify(address: str | None, remove: bool) -> None:  # ruff: ignore[boolean-type-hint-positional-argument] - click passes flags so
     """Compare all stored files with their checksums.
 
     Reads the whole store. Prints damaged artifacts, and the number of files that belong to no artifact. The exit code
@@ -65,6 +64,8 @@ def verify(address: str, remove: bool) -> None:  # ruff: ignore[boolean-type-hin
     Raises:
         SystemExit: If there is damage.
     """  # ruff: ignore[escape-sequence-in-docstring] - click shows only the text before the form feed
+    from rebasin_core.studies.store import verify_store
+
     opened = _opened(address)
     found = verify_store(opened)
     for identity, why in sorted(found.damaged.items()):
@@ -91,12 +92,14 @@ def verify(address: str, remove: bool) -> None:  # ruff: ignore[boolean-type-hin
     show_default=True,
     help="Keep everything written or used during the last hours; 0 only if no process uses the store.",
 )
-def gc(address: str, dry_run: bool, grace: float) -> None:  # ruff: ignore[boolean-type-hint-positional-argument] - click passes flags so
+def gc(address: str | None, dry_run: bool, grace: float) -> None:  # ruff: ignore[boolean-type-hint-positional-argument] - click passes flags so
     """Remove artifacts that no run or study needs.
 
     Also removes files of no artifact, temporary files, unfinished work and leases of killed processes. Runs and studies
     record the artifacts that they need in the store, also after they are finished.
     """
+    from rebasin_core.studies.store import collect_garbage
+
     found = collect_garbage(_opened(address), grace=grace * _SECONDS_AN_HOUR, dry_run=dry_run)
     counts = _counts(found)
     listed = ", ".join(f"{count} {name}" for name, count in counts.items()) or "no objects"
@@ -105,12 +108,16 @@ def gc(address: str, dry_run: bool, grace: float) -> None:  # ruff: ignore[boole
 
 @store.command()
 @_ADDRESS
-def du(address: str) -> None:
+def du(address: str | None) -> None:
     """Print the disk usage by kind of stage.
 
     Files that several artifacts share are stored once. They are counted once in each kind that uses them, and once in
     the total.
     """
+    from rebasin_core.cli.output import terminal_width
+    from rebasin_core.report.width import wrapped_table
+    from rebasin_core.studies.store import disk_usage
+
     found = disk_usage(_opened(address))
     rows = [[_printable(kind), str(usage.artifacts), _size(usage.size)] for kind, usage in found.kinds.items()]
     rows += [
@@ -124,7 +131,7 @@ def du(address: str) -> None:
 @store.command()
 @click.argument("identity", metavar="ID")
 @_ADDRESS
-def log(identity: str, address: str) -> None:
+def log(identity: str, address: str | None) -> None:
     """Print the log of the stage ID that failed.
 
     The first digits of ID are sufficient.
@@ -142,8 +149,13 @@ def log(identity: str, address: str) -> None:
         click.echo(_printable(line))
 
 
-def _opened(address: str) -> Store:
+def _opened(address: str | None) -> Store:
     """Return an existing store."""
+    from rebasin_core.studies.store import Store
+    from rebasin_core.studies.study import DEFAULT_STORE, STORE_VARIABLE
+
+    if address is None:
+        address = os.environ.get(STORE_VARIABLE) or DEFAULT_STORE
     found = Store.open(address)
     if not found.exists():
         message = f"there is no store at {address!r}; give its ADDRESS, or set {STORE_VARIABLE}"

@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING
 import click
 
 from rebasin_core.cli.guard import ExitCode, on_interrupt
-from rebasin_core.executors.processes import ProcessesExecutor
-from rebasin_core.studies.study import Study, load_study
 
 if TYPE_CHECKING:
     from rebasin_core.executors.base import Executor
     from rebasin_core.studies.engine.observer import Outcome
-    from rebasin_core.studies.study import Forecast
+    from rebasin_core.studies.study import Forecast, Study
 
 _MAX_FAILURES = 10
 STORE = click.option("--store", help="Folder or address of the store (default: REBASIN_STORE, or rebasin-store).")
@@ -53,6 +51,9 @@ def study(  # ruff: ignore[too-many-arguments, too-many-positional-arguments] - 
     Raises:
         SystemExit: If a stage failed.
     """  # ruff: ignore[escape-sequence-in-docstring] - click shows only the text before the form feed
+    from rebasin_core.executors.processes import ProcessesExecutor
+    from rebasin_core.studies.study import Study, load_study
+
     plan = Study(load_study(file), store, name=str(file.absolute()), only=only)
     executor = plan.config.executor if workers is None else ProcessesExecutor(workers=workers)
     forecast = plan.forecast(executor)

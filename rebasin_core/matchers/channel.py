@@ -65,7 +65,8 @@ class AbstractChannelMatcher(Matcher):
 
     memory: NonNegativeInt | None = None
     """Maximum number of bytes for similarity matrices that are kept between steps; matrices beyond it are recomputed,
-    at the cost of time and different rounding. Unlimited if None: two matrices for each group."""
+    at the cost of time and different rounding. Unlimited if None: up to two matrices for each group, and the products
+    of all pairs of units of nested groups."""
 
     @property
     @override

@@ -14,6 +14,7 @@ from rebasin_core.errors import SpecError
 from rebasin_core.specs.base import require_spec
 from rebasin_core.specs.checking.advice import Adviser, traced_layout
 from rebasin_core.specs.checking.examination import Examination
+from rebasin_core.specs.checking.map_draws import unconditional
 from rebasin_core.specs.checking.maps import MapFindings, examine_maps
 from rebasin_core.specs.checking.parts import restricted
 from rebasin_core.specs.checking.runs import Inputs
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from rebasin_core.specs.base import PermutationSpec
     from rebasin_core.specs.checking.examination import Findings
     from rebasin_core.symmetry.layout import Layout
+    from rebasin_core.symmetry.linear import Symmetry
 
 # Maximum number of names of each list in a report.
 _SHOWN = 12
@@ -178,12 +180,13 @@ def check_spec(  # ruff: ignore[too-many-arguments] - the last three have defaul
     bias of a key before a softmax. A group element may change the outputs by at most a thousandth of the effect of each
     tensor alone.
 
-    If the permutations preserve the function, random linear maps of all families of `PermutationSpec.symmetry` and
-    `PermutationSpec.folded_symmetry` are applied together, at two of these parameters; those that need normalization
-    scales of one at the first, with these scales. If the outputs change, each family is applied alone, and a smaller
-    kind, or another degree of one tensor, is searched for. Matrices round every weight, so changes up to
-    $10^4\varepsilon$ count as rounding. The linear maps add two to four runs of the model, and a factorization of
-    cost $O(n^3)$ for a matrix of $n$ units.
+    Random linear maps of all families of `PermutationSpec.symmetry` and `PermutationSpec.folded_symmetry` are applied
+    together, at two of these parameters, in the same run as a permutation if they need no normalization scales of one;
+    otherwise at the first, with these scales. If the outputs change, the permutation and each family are applied alone,
+    and a smaller kind, or another degree of one tensor, is searched for. Matrices round every weight, so changes up to
+    $10^4\varepsilon$ count as rounding if maps are applied alone. By default the model runs seven times forward and
+    once backward, and three times more for maps that need scales of one. A matrix of $n$ units needs a factorization of
+    cost $O(n^3)$.
 
     A model that is random in evaluation mode runs with a fixed seed. If a group element still changes the outputs, it
     runs with random numbers that are permuted with the units for which they are drawn. If the unit of a random number
@@ -212,10 +215,13 @@ def check_spec(  # ruff: ignore[too-many-arguments] - the last three have defaul
     spec.require_fit(named_tensors(model))
     inputs = Inputs.of(example_inputs, kwargs)
 
-    def examined(layout: Layout, tries: int) -> Findings:
-        return Examination(layout, model, inputs, tries=tries, tolerance=tolerance, generator=generator).findings()
+    def examined(layout: Layout, tries: int, symmetry: Symmetry | None = None) -> Findings:
+        return Examination(
+            layout, model, inputs, tries=tries, tolerance=tolerance, generator=generator, symmetry=symmetry
+        ).findings()
 
-    found = examined(spec.layout, tries)
+    always = unconditional(spec.symmetry)
+    found = examined(spec.layout, tries, always if always.linear else None)
     failing: dict[str, float] = {}
     advice: list[str] = []
     maps = MapFindings()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -15,7 +15,28 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rebasin_core.symmetry.axis import Atom, Axis
+    from rebasin_core.symmetry.cell import Gather
     from rebasin_core.symmetry.layout import Layout
+
+
+class Indexed(Protocol):
+    """A permutation."""
+
+    @property
+    def layout(self) -> Layout:
+        """The groups, and the axes of the tensors."""
+
+    @property
+    def indices(self) -> Mapping[str, Tensor]:
+        """``[*outer, n]`` for each group: ``new[i] = old[index[i]]``."""
+
+    def index_of(self, axis: Axis) -> Tensor:
+        """Return the index of an axis with this structure: ``new[i] = old[index[i]]``."""
+
+
+# Bytes. Larger tensors are permuted in blocks, which fit into the cache.
+_LARGE = 4 * 2**20
+_BLOCK = 2**20
 
 
 def act(layout: Layout, indices: Mapping[str, Tensor], tensor: Tensor, axes: Sequence[Axis]) -> Tensor:
@@ -32,6 +53,59 @@ def act(layout: Layout, indices: Mapping[str, Tensor], tensor: Tensor, axes: Seq
     """
     result = map_cells(tensor, axes, lambda cell, atoms: act_on_cell(layout, indices, cell, atoms))
     return result.clone() if result.data_ptr() == tensor.data_ptr() else result
+
+
+def act_on_tensor(permutation: Indexed, name: str, tensor: Tensor) -> Tensor:
+    """Return a tensor of a layout permuted, like `act` with its axes, but faster.
+
+    Args:
+        permutation: The permutation.
+        name: Name of the tensor in the layout.
+        tensor: ``[*lead, *sizes]`` with one size per axis.
+
+    Returns:
+        A new tensor that shares no memory with the input.
+    """
+    layout = permutation.layout
+    gathers = layout.gathers[name]
+    if gathers is None:
+        return act(layout, permutation.indices, tensor, layout.axes[name])
+    if not gathers:
+        return tensor.clone()
+    found = [permutation.index_of(gather.axis) for gather in gathers]
+    if found[0].device != tensor.device:
+        found = [index.to(tensor.device) for index in found]
+    if len(gathers) > 1 and tensor.nbytes > _LARGE and tensor.is_cpu and not tensor.requires_grad:
+        return _gathered_in_blocks(tensor, gathers, found)
+    result = tensor
+    if gathers[0].dim is not None and tensor.dim() == len(layout.axes[name]):
+        for gather, index in zip(gathers, found, strict=True):
+            result = torch.index_select(result, gather.dim or 0, index)
+        return result
+    for gather, index in zip(gathers, found, strict=True):
+        result = torch.index_select(_opened(result, gather), 1, index)
+    return result.view(tensor.shape)
+
+
+def _opened(tensor: Tensor, gather: Gather) -> Tensor:
+    """Return a view with the permuted units in dimension 1; fewer dimensions are faster."""
+    return tensor.reshape((-1, gather.size) if gather.inner == 1 else (-1, gather.size, gather.inner))
+
+
+def _gathered_in_blocks(tensor: Tensor, gathers: Sequence[Gather], indices: Sequence[Tensor]) -> Tensor:
+    """Permute several factors of a tensor, block by block: the blocks stay in the cache between two gathers."""
+    first, *between, last = gathers
+    rows = tensor.reshape(-1, first.inner)
+    starts = torch.arange(0, len(rows), first.size).unsqueeze(1)
+    index = (starts + indices[0]).flatten()
+    result = torch.empty_like(rows)
+    length = max(1, _BLOCK // (first.inner * tensor.element_size()))
+    for chosen, target in zip(index.split(length), result.split(length), strict=True):
+        block = rows.index_select(0, chosen)
+        for gather, other in zip(between, indices[1:-1], strict=True):
+            block = _opened(block, gather).index_select(1, other)
+        torch.index_select(_opened(block, last), 1, indices[-1], out=_opened(target, last))
+    return result.view(tensor.shape)
 
 
 def act_on_axes(

@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any, TypeVar, final, overload
 import torch
 from torch import nn
 
+from rebasin_core.providers import import_providers
 from rebasin_core.tensors.arguments import raise_wrong_type
 from rebasin_core.tensors.checks import require_tensors
 from rebasin_core.tensors.modules import named_tensors, shared_names
 from rebasin_core.tensors.names import is_count_of_averaged
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from rebasin_core.symmetry.layout import Layout
@@ -137,3 +140,33 @@ class AbstractAction(ABC):
             for name, tensor in named_tensors(transformed).items():
                 tensor.copy_(self._act(own[name], tensors[name]))
         return transformed
+
+
+_FOREIGN: list[Callable[[Any, object], object]] = []
+
+
+def transform_foreign_by(action: Callable[[Any, object], object]) -> None:
+    """Set the function that transforms objects of other libraries.
+
+    Args:
+        action: Returns a copy of an object transformed by a group element; raises InvalidInputError if it cannot.
+    """
+    _FOREIGN[:] = [action]
+
+
+def transformed_foreign(element: AbstractAction, target: object) -> object:
+    """Return a transformed copy of an object of another library.
+
+    Args:
+        element: The group element.
+        target: The object.
+
+    Returns:
+        The copy.
+
+    Raises:
+        InvalidInputError: If its type is not supported.
+    """
+    if not _FOREIGN:
+        import_providers()
+    return _FOREIGN[0](element, target)

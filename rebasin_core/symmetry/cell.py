@@ -7,11 +7,11 @@ compare tensors work on cells, and need not handle products or concatenations.
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, final
 
 import torch
 
-from rebasin_core.symmetry.axis import Atom, Axis, Concat, factors_of
+from rebasin_core.symmetry.axis import Atom, Axis, Concat, factors_of, is_fixed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -95,6 +95,53 @@ def atom_rows(axes: Sequence[Axis]) -> Iterator[tuple[Atom, ...]]:
         return
     for inner in _inner(factors, position):
         yield from atom_rows(inner)
+
+
+@final
+class Gather(NamedTuple):
+    """A permutation of a tensor that is seen as ``[..., size, inner]``.
+
+    Attributes:
+        axis: The permuted axis, or an atom that is one of its factors.
+        size: Its length.
+        inner: Number of entries after each of its positions.
+        dim: Its dimension of the tensor; None if it is a factor, or the tensor has more than two dimensions.
+    """
+
+    axis: Axis
+    size: int
+    inner: int
+    dim: int | None
+
+
+def gathers_of(axes: Sequence[Axis], ancestors: Callable[[str], Sequence[str]]) -> tuple[Gather, ...] | None:
+    """Return the gathers that together permute a tensor, at most one for each axis.
+
+    Args:
+        axes: The axes of the tensor.
+        ancestors: Returns the outer groups of a group.
+
+    Returns:
+        The gathers, the slowest varying axis first; None if a nested group and its outer group are on different axes.
+    """
+    found: list[Gather] = []
+    inner = 1
+    for dim, axis in reversed([*enumerate(axes)]):
+        rows = [[atom.group for atom in row if atom.group is not None] for row in atom_rows([axis])]
+        outer = [(row, name) for row in rows for group in row for name in ancestors(group)]
+        if any(name not in row for row, name in outer):
+            return None
+        factors = factors_of(axis)
+        moving = [factor for factor in factors if not is_fixed(factor)]
+        if len(moving) == 1 and isinstance(moving[0], Atom) and not outer:
+            within = prod(factor.size for factor in factors[factors.index(moving[0]) + 1 :])
+            found.insert(0, Gather(moving[0], moving[0].size, within * inner, dim if len(factors) == 1 else None))
+        elif moving:
+            found.insert(0, Gather(axis, axis.size, inner, dim))
+        inner *= axis.size
+    if len(axes) > 2 or any(gather.dim is None for gather in found):
+        found = [gather._replace(dim=None) for gather in found]
+    return tuple(found)
 
 
 def count_cells(axes: Sequence[Axis]) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast, final
 
 from rebasin_core.errors import FileFormatError, InvalidInputError, SpecError, nearest
 from rebasin_core.symmetry.axis import Atom, Axis, Concat, Group, Product, atoms_of, is_fixed
-from rebasin_core.symmetry.cell import atom_rows, count_cells
+from rebasin_core.symmetry.cell import Gather, atom_rows, count_cells, gathers_of
 from rebasin_core.symmetry.notation import format_axes, parse_axes
 from rebasin_core.symmetry.resolve import resolve
 from rebasin_core.tensors.arguments import raise_wrong_type, require_mapping
@@ -147,6 +147,11 @@ class Layout:
     def outer_first(self) -> tuple[str, ...]:
         """The group names, outer groups before inner groups."""
         return tuple(sorted(self.groups, key=lambda name: len(self.ancestors(name))))
+
+    @cached_property
+    def gathers(self) -> dict[str, tuple[Gather, ...] | None]:
+        """How a permutation acts on the entries of each tensor, as defined at `gathers_of`."""
+        return {name: gathers_of(axes, self.ancestors) for name, axes in self.axes.items()}
 
     @cached_property
     def log10_order(self) -> float:

@@ -10,8 +10,9 @@ import torch
 from typing_extensions import override
 
 from rebasin_core.errors import FileFormatError, InvalidInputError, SpecError
-from rebasin_core.symmetry.action import act, act_on_axes
-from rebasin_core.symmetry.application import AbstractAction
+from rebasin_core.symmetry.action import act, act_on_axes, act_on_tensor
+from rebasin_core.symmetry.application import AbstractAction, transformed_foreign
+from rebasin_core.symmetry.axis import Atom
 from rebasin_core.symmetry.index import check_index, composed_indices, inverse_indices, random_indices
 from rebasin_core.symmetry.layout import Layout, require_layout, require_same_layout
 from rebasin_core.tensors.arguments import raise_wrong_type, require_mapping
@@ -20,11 +21,13 @@ from rebasin_core.tensors.files import read_tensors, write_tensors
 from rebasin_core.tensors.frozen import FrozenMapping
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
     from typing import Self
 
     from torch import Tensor
+
+    from rebasin_core.symmetry.axis import Axis
 
 _KIND = "permutation"
 
@@ -160,13 +163,7 @@ class GroupElement(AbstractAction):
             return target.transform(self)
         if isinstance(target, Permutable):
             return self._permute(target)
-        if _FOREIGN:
-            return _FOREIGN[0](self, target)
-        message = (
-            f"expected a mapping of tensors, a module or a posterior, got `{type(target).__qualname__}`; convert it "
-            "with `rebasin_core.as_posterior`, and put the result back with `rebasin_core.write_back`"
-        )
-        raise InvalidInputError(message)
+        return transformed_foreign(self, target)
 
 
 @final
@@ -194,7 +191,7 @@ class Permutation(GroupElement):
         True
     """
 
-    __slots__ = ("_indices", "_layout")
+    __slots__ = ("_axis_indices", "_indices", "_layout")
 
     def __init__(self, layout: Layout, indices: Mapping[str, Tensor]) -> None:
         require_layout(layout)
@@ -204,6 +201,7 @@ class Permutation(GroupElement):
         for name, index in indices.items():
             check_index(name, index, layout.index_shape(name))
         self._layout = layout
+        self._axis_indices: dict[Axis, Tensor] = {}
         self._indices = FrozenMapping({name: indices[name].detach().to(torch.int64).clone() for name in layout.groups})
 
     @classmethod
@@ -248,6 +246,24 @@ class Permutation(GroupElement):
     def indices(self) -> Mapping[str, Tensor]:
         """The index of every group; do not modify the tensors."""
         return self._indices
+
+    def index_of(self, axis: Axis) -> Tensor:
+        """Return the index of an axis: the positions of its entries before the permutation.
+
+        Args:
+            axis: An axis with groups of the layout; those of nested groups with their outer groups.
+
+        Returns:
+            ``[size]``: ``new[i] = old[index[i]]``; do not modify it.
+        """
+        if isinstance(axis, Atom) and axis.group is not None and not self._layout.ancestors(axis.group):
+            return self._indices[axis.group]
+        found = self._axis_indices.get(axis)
+        if found is None:
+            device = next((index.device for index in self._indices.values()), None)
+            found = act(self._layout, self._indices, torch.arange(axis.size, device=device), [axis])
+            self._axis_indices[axis] = found
+        return found
 
     @property
     @override
@@ -304,7 +320,7 @@ class Permutation(GroupElement):
 
     @override
     def _act(self, name: str, tensor: Tensor) -> Tensor:
-        return act(self._layout, self._indices, tensor, self._layout.axes[name])
+        return act_on_tensor(self, name, tensor)
 
     @override
     def _require_preserving(self, tensors: Mapping[str, Tensor]) -> None:
@@ -377,15 +393,3 @@ class Permutation(GroupElement):
         """Return a short description: for every group, the number of permuted units and of all units."""
         groups = ", ".join(f"{name}: {moved}/{self._indices[name].numel()}" for name, moved in self.moved.items())
         return f"Permutation(permuted units: {groups or 'no groups'})"
-
-
-_FOREIGN: list[Callable[[GroupElement, object], object]] = []
-
-
-def transform_foreign_by(action: Callable[[GroupElement, object], object]) -> None:
-    """Set the function that transforms objects of other libraries.
-
-    Args:
-        action: Returns a transformed copy of an object; raises InvalidInputError if it cannot.
-    """
-    _FOREIGN[:] = [action]

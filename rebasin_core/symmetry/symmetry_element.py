@@ -9,7 +9,7 @@ import torch
 from typing_extensions import override
 
 from rebasin_core.errors import FileFormatError, InvalidInputError, SpecError
-from rebasin_core.symmetry.action import act, require_axes
+from rebasin_core.symmetry.action import act_on_tensor, require_axes
 from rebasin_core.symmetry.layout import Layout, require_layout, require_same_layout
 from rebasin_core.symmetry.linear import Symmetry
 from rebasin_core.symmetry.linear_maps import LinearMaps
@@ -211,7 +211,7 @@ class SymmetryElement(GroupElement):
     @override
     def _act(self, name: str, tensor: Tensor) -> Tensor:
         mapped = self._linear_maps.act(name, tensor)
-        permuted = act(self.layout, self._permutation.indices, mapped, self.layout.axes[name])
+        permuted = act_on_tensor(self._permutation, name, mapped)
         return permuted.clone() if permuted.data_ptr() == tensor.data_ptr() else permuted
 
     @override

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from typing_extensions import override
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,8 +98,32 @@ def isotropic_kl(mean: Tensor, stddev: Tensor, scale: Tensor | float) -> Tensor:
     m = mean.flatten()
     s = stddev.flatten()
     scale = torch.as_tensor(scale, dtype=m.dtype, device=m.device)
-    quadratic = (torch.dot(m, m) + torch.dot(s, s)) / (2 * scale**2)
-    return quadratic - s.log().sum() + m.numel() * (scale.log() - 0.5)
+    found: tuple[Tensor, Tensor] = _SquaresAndLogs.apply(m, s)  # type: ignore[no-untyped-call]  # of torch
+    squares, logs = found
+    return squares / (2 * scale**2) - logs + m.numel() * (scale.log() - 0.5)
+
+
+class _SquaresAndLogs(torch.autograd.Function):
+    r"""$m^\top m + s^\top s$ and the sum of $\log s_i$, with one pass over each gradient instead of three."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    @override
+    def forward(m: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.dot(m, m) + torch.dot(s, s), s.log().sum()
+
+    @staticmethod
+    @override
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
+        del output
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    @override
+    def backward(ctx: Any, of_squares: Tensor, of_logs: Tensor) -> tuple[Tensor, Tensor]:
+        m, s = ctx.saved_tensors
+        return 2 * of_squares * m, torch.addcdiv(2 * of_squares * s, of_logs, s)
 
 
 def mean_stderr(values: Tensor, dim: int = -1) -> Tensor:

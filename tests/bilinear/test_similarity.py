@@ -65,6 +65,17 @@ def test_updated_matrices_equal_recomputed_ones(*, name: str, large: bool, monke
     assert any(updates) == large
 
 
+def test_only_matrices_that_are_kept_need_memory() -> None:
+    layout, first, second = problem("mlp")
+    # The middle group has no weights next to inputs or outputs, so there is no constant part.
+    middle = 20 * 20 * 8
+    assert CoordinateDescent(layout, first, second, memory=middle - 1)._similarities.remembered == frozenset()
+    (kept,) = CoordinateDescent(layout, first, second, memory=middle)._similarities.remembered
+    assert layout.groups[kept].size == 20
+    both = middle + 2 * 25 * 25 * 8
+    assert len(CoordinateDescent(layout, first, second, memory=both)._similarities.remembered) == 2
+
+
 def test_the_accumulated_objective_equals_the_inner_product() -> None:
     architecture, shape = ARCHITECTURES["mlp"]
     models = [architecture.build(shape, 5, generator=torch.Generator().manual_seed(s)) for s in (1, 2)]

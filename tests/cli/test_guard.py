@@ -22,7 +22,8 @@ from tests.cli.conftest import Called
 
 MAIN = import_module("rebasin_core.cli.main")  # the package has a function of this name
 RECIPES = import_module("rebasin_core.api.checkpoints.recipes")
-SPEC = import_module("rebasin_core.cli.spec")
+OUTPUT = import_module("rebasin_core.cli.output")
+TRACING = import_module("rebasin_core.api.tracing")
 NETS = """
 import torch
 from torch import nn
@@ -57,7 +58,7 @@ def align(candidate: str = "b", output: str = "out.safetensors") -> list[str]:
 def test_an_unexpected_error_prints_one_line_and_saves_its_traceback(
     tmp_path: Path, called: Called, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(MAIN, "print_plugins", lambda _: 1 / 0)
+    monkeypatch.setattr(OUTPUT, "print_plugins", lambda _: 1 / 0)
     code, output, errors = called("plugins", cwd=tmp_path)
     assert (code, output) == (ExitCode.INTERNAL, "")
     assert re.match(
@@ -99,7 +100,7 @@ def test_every_exception_prints_a_message_and_sets_the_exit_code(
         raise error
 
     monkeypatch.setenv("REBASIN_DEBUG", "1")
-    monkeypatch.setattr(MAIN, "print_plugins", raising)
+    monkeypatch.setattr(OUTPUT, "print_plugins", raising)
     found, _, errors = called("plugins", cwd=tmp_path)
     assert found == ending[0]
     assert ending[1] in errors
@@ -152,7 +153,7 @@ def test_closed_streams_are_replaced_by_the_null_device(tmp_path: Path) -> None:
     [
         (["merge", *align()[1:]], (RECIPES, "open_checkpoint")),
         (align(), (RECIPES, "open_checkpoint")),
-        (["spec", "networks_here:make", "-i", "2,3", "-o", "out.safetensors"], (SPEC, "trace_spec")),
+        (["spec", "networks_here:make", "-i", "2,3", "-o", "out.safetensors"], (TRACING, "trace_spec")),
     ],
 )
 def test_an_interrupted_command_without_partial_results_reports_that_nothing_was_written(
@@ -214,7 +215,7 @@ def test_an_unwritable_output_is_an_error_before_the_computation(
     folder: Path, called: Called, monkeypatch: pytest.MonkeyPatch, output: str
 ) -> None:
     monkeypatch.setattr(RECIPES, "align_checkpoints", lambda *_, **__: pytest.fail("the computation was started"))
-    monkeypatch.setattr(SPEC, "trace_spec", lambda *_, **__: pytest.fail("the computation was started"))
+    monkeypatch.setattr(TRACING, "trace_spec", lambda *_, **__: pytest.fail("the computation was started"))
     before = sorted(path.name for path in folder.iterdir())
     code, _, errors = called(*align(output=output), cwd=folder)
     assert code == 3, errors

@@ -133,7 +133,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Registry]:
         monkeypatch.setattr(EntryPoint, "load", load)
         monkeypatch.setattr(discovery, "entry_points", lambda group: [point] if group == "rebasin_core" else [])
         registry = Registry()
-        monkeypatch.setattr(MAIN, "default_registry", lambda: registry)
+        monkeypatch.setattr("rebasin_core.plugin.registry.default_registry", lambda: registry)
         return registry
 
     return make

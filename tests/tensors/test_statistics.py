@@ -42,3 +42,17 @@ def test_symmetrization_bound_of_a_symmetric_and_of_a_separated_density() -> Non
     others = torch.tensor([-2.0, -5.0], dtype=torch.float64)
     expected = -3.0 - math.log((math.exp(-3) + math.exp(-2) + math.exp(-5)) / 3)
     assert symmetrization_bound(log_density, others).item() == pytest.approx(expected, rel=1e-14)
+
+
+def test_the_gradient_of_the_isotropic_kl_in_transforms() -> None:
+    generator = torch.Generator().manual_seed(0)
+    m = torch.randn(3, 2, generator=generator, dtype=torch.float64).requires_grad_()
+    s = (torch.rand(3, 2, generator=generator, dtype=torch.float64) + 0.1).requires_grad_()
+    scale = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(isotropic_kl, (m, s, scale))
+    assert torch.autograd.gradgradcheck(isotropic_kl, (m, s, scale))
+    batched = torch.vmap(isotropic_kl, in_dims=(0, 0, None))(m, s, scale)
+    assert torch.allclose(batched, torch.stack([isotropic_kl(*pair, scale) for pair in zip(m, s, strict=True)]))
+    per_row = torch.vmap(torch.func.grad(isotropic_kl), in_dims=(0, 0, None))(m.detach(), s.detach(), scale.detach())
+    (expected,) = torch.autograd.grad(isotropic_kl(m, s, scale), m)
+    assert torch.allclose(per_row, expected)

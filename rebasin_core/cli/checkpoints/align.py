@@ -6,12 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rebasin_core.api.checkpoints.recipes import run_recipe
-from rebasin_core.cli.checkpoints.data import task_of_options
 from rebasin_core.cli.checkpoints.options import PATH, recipe, shared
-from rebasin_core.cli.checkpoints.output import print_recipe_result, resumption, show_progress
 from rebasin_core.cli.guard import on_interrupt
-from rebasin_core.config.recipe import AlignRecipe
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,6 +27,11 @@ def align(reference: Path, candidate: Path, **given: Any) -> None:  # ruff: igno
 
     If the command is interrupted or killed, the same command continues.
     """
+    from rebasin_core.api.checkpoints.recipes import run_recipe
+    from rebasin_core.cli.checkpoints.data import task_of_options
+    from rebasin_core.cli.checkpoints.output import print_recipe_result, resumption, show_progress
+    from rebasin_core.config.recipe import AlignRecipe
+
     found = recipe(AlignRecipe, given, reference=reference, candidate=candidate)
     with on_interrupt(lambda: resumption(found.output)):
         result = run_recipe(

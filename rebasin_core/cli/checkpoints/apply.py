@@ -5,15 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
-import torch
 
-from rebasin_core.api.checkpoints.applying import apply_to_checkpoint
-from rebasin_core.api.checkpoints.recipes import opened_entries
-from rebasin_core.checkpoints.naming import NamePolicy
 from rebasin_core.cli.checkpoints.options import PATH, name_options, shared, size_of
-from rebasin_core.cli.checkpoints.output import print_files
-from rebasin_core.cli.targets import require_free
-from rebasin_core.symmetry.symmetry_element import load_element
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,6 +23,13 @@ def apply(permutation: Path, checkpoint: Path, *, inverse: bool, **given: Any) -
     `rebasin align` and `merge` write permutations next to their outputs. Files of other group elements (signs, scales,
     rotations) are accepted, too. No model is needed.
     """
+    import torch
+
+    from rebasin_core.api.checkpoints.applying import apply_to_checkpoint
+    from rebasin_core.api.checkpoints.recipes import opened_entries
+    from rebasin_core.checkpoints.naming import NamePolicy
+    from rebasin_core.cli.checkpoints.output import print_files
+
     print_files(
         apply_to_checkpoint(
             permutation,
@@ -51,6 +51,10 @@ def apply(permutation: Path, checkpoint: Path, *, inverse: bool, **given: Any) -
 @click.option("--force", is_flag=True, help="Replace an existing output (never the input).")
 def invert(permutation: Path, output: Path, *, force: bool) -> None:
     """Write the inverse of a saved PERMUTATION or other group element."""
+    from rebasin_core.cli.checkpoints.output import print_files
+    from rebasin_core.cli.targets import require_free
+    from rebasin_core.symmetry.symmetry_element import load_element
+
     require_free(output, [permutation], force=force)
     load_element(permutation).inverse().save(output)
     print_files((output,))

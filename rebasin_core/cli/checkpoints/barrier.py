@@ -6,24 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rebasin_core.api.checkpoints.alignment import align_checkpoints
-from rebasin_core.api.checkpoints.recipes import opened_entries
-from rebasin_core.api.evaluation import barrier as measure
-from rebasin_core.cli.checkpoints.data import task_on
 from rebasin_core.cli.checkpoints.options import PATH, recipe, shared
-from rebasin_core.cli.checkpoints.output import show_progress
-from rebasin_core.cli.data import load_data
-from rebasin_core.cli.output import terminal_width
-from rebasin_core.config.recipe import AlignRecipe
 from rebasin_core.errors import ConfigError, InvalidInputError
-from rebasin_core.report.table import alignment_notes, barrier_table
-from rebasin_core.tensors.device import choose_device
-from rebasin_core.tensors.reading import shown
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from rebasin_core.api.checkpoints.alignment import CheckpointAlignment
+    from rebasin_core.barriers.curve import LossCurve
+    from rebasin_core.data.base import DataSplits
 
 
 @click.command()
@@ -42,10 +34,27 @@ def barrier(reference: Path, candidate: Path, points: int, **given: Any) -> None
         ConfigError: If ``--data`` is missing.
         InvalidInputError: If the networks do not have the same tensors.
     """  # ruff: ignore[escape-sequence-in-docstring] - click shows only the text before the form feed
+    from rebasin_core.cli.data import load_data
+
     if given["data"] is None:
         message = "a barrier needs data; name a dataset with --data, and its folder with --root"
         raise ConfigError(message)
     splits = load_data(given["data"], given["options"], given["root"])
+    _print_barriers(_curves(reference, candidate, splits, points, given))
+
+
+def _curves(
+    reference: Path, candidate: Path, splits: DataSplits, points: int, given: Mapping[str, Any]
+) -> Mapping[str, LossCurve]:
+    """Return the losses on the paths without and with alignment."""
+    from rebasin_core.api.checkpoints.alignment import align_checkpoints
+    from rebasin_core.api.checkpoints.recipes import opened_entries
+    from rebasin_core.api.evaluation import barrier as measure
+    from rebasin_core.cli.checkpoints.data import task_on
+    from rebasin_core.cli.checkpoints.output import show_progress
+    from rebasin_core.config.recipe import AlignRecipe
+    from rebasin_core.tensors.device import choose_device
+
     found = recipe(AlignRecipe, given, reference=reference, candidate=candidate)
     train = splits.train.first(5000).batches(1000)
     aligned = align_checkpoints(
@@ -70,10 +79,16 @@ def barrier(reference: Path, candidate: Path, points: int, **given: Any) -> None
     first = aligned.reference.posterior.to(device=device)
     second = aligned.candidate.posterior.to(device=device)
     label = found.matcher.name
-    curves = {
+    return {
         name: measure(first, other, task, num_points=points)
         for name, other in (("unaligned", second), (label, aligned.result.apply(second)))
     }
+
+
+def _print_barriers(curves: Mapping[str, LossCurve]) -> None:
+    from rebasin_core.cli.output import terminal_width
+    from rebasin_core.report.table import alignment_notes, barrier_table
+
     click.echo(barrier_table(curves, {}, width=terminal_width()))
     for note in alignment_notes(curves):
         click.echo(note)
@@ -81,6 +96,8 @@ def barrier(reference: Path, candidate: Path, points: int, **given: Any) -> None
 
 def _require_complete(aligned: CheckpointAlignment) -> None:
     """Raise if the networks have different vocabularies or tensors, between which there is no path."""
+    from rebasin_core.tensors.reading import shown
+
     if not aligned.pair.is_complete:
         message = (
             f"{shown(aligned.candidate.checkpoint.path)} has missing tensors or another vocabulary than "

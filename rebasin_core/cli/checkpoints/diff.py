@@ -7,13 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rebasin_core.api.checkpoints.recipes import opened_entries, run_recipe
-from rebasin_core.api.checkpoints.verification import verify_output
-from rebasin_core.cli.checkpoints.data import task_of_options
 from rebasin_core.cli.checkpoints.options import PATH, recipe, shared
-from rebasin_core.cli.checkpoints.output import print_recipe_result, show_progress
 from rebasin_core.cli.guard import ExitCode
-from rebasin_core.config.recipe import AlignRecipe
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,6 +33,12 @@ def diff(reference: Path, candidate: Path, verify: Path | None, **given: Any) ->
     Raises:
         SystemExit: If the verification fails.
     """  # ruff: ignore[escape-sequence-in-docstring] - click shows only the text before the form feed
+    from rebasin_core.api.checkpoints.recipes import opened_entries, run_recipe
+    from rebasin_core.api.checkpoints.verification import verify_output
+    from rebasin_core.cli.checkpoints.data import task_of_options
+    from rebasin_core.cli.checkpoints.output import print_recipe_result, show_progress
+    from rebasin_core.config.recipe import AlignRecipe
+
     found = recipe(AlignRecipe, given, reference=reference, candidate=candidate)
     if verify is not None:
         problems = verify_output(verify, *opened_entries([reference, candidate], found.entry), names=found.names)

@@ -6,13 +6,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import click
-import torch
 
-from rebasin_core.api.checkpoints.folding import fold_checkpoint, unfold_checkpoint
-from rebasin_core.api.checkpoints.recipes import opened_entries
-from rebasin_core.checkpoints.naming import NamePolicy
 from rebasin_core.cli.checkpoints.options import PATH, model_option, name_options, shared, size_of
-from rebasin_core.cli.checkpoints.output import print_files, show_progress
 from rebasin_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -51,6 +46,13 @@ def fold(checkpoint: Path, undo: Path | None, **given: Any) -> None:  # ruff: ig
     streams then admit rotations. The report lists the tensors that were kept, with reasons. The map is written next to
     the output; --undo reverses it, also for networks that were aligned with the output.
     """
+    import torch
+
+    from rebasin_core.api.checkpoints.folding import fold_checkpoint, unfold_checkpoint
+    from rebasin_core.api.checkpoints.recipes import opened_entries
+    from rebasin_core.checkpoints.naming import NamePolicy
+    from rebasin_core.cli.checkpoints.output import show_progress
+
     source = opened_entries([checkpoint], given["entry"])[0]
     names = NamePolicy(**name_options(given))
     output: dict[str, Any] = {
@@ -83,6 +85,8 @@ def _require_undo_only(given: Mapping[str, Any]) -> None:
 
 
 def _print(document: Mapping[str, Any], report: str, files: tuple[Path, ...], given: Mapping[str, Any]) -> None:
+    from rebasin_core.cli.checkpoints.output import print_files
+
     if given["as_json"]:
         click.echo(json.dumps({**document, "files": [str(path) for path in files]}, indent=2))
     elif not given["quiet"]:

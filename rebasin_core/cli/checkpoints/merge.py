@@ -6,12 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rebasin_core.api.checkpoints.recipes import run_recipe
-from rebasin_core.cli.checkpoints.data import task_of_options
 from rebasin_core.cli.checkpoints.options import PATH, recipe, shared, strategy
-from rebasin_core.cli.checkpoints.output import print_recipe_result, resumption, show_progress
 from rebasin_core.cli.guard import on_interrupt
-from rebasin_core.config.recipe import MergeRecipe
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,6 +36,11 @@ def merge(checkpoints: tuple[Path, ...], **given: Any) -> None:  # ruff: ignore[
     The output has the names, dtypes and other files of the first checkpoint; the permutations are written next to
     it. If the command is interrupted or killed, the same command continues.
     """
+    from rebasin_core.api.checkpoints.recipes import run_recipe
+    from rebasin_core.cli.checkpoints.data import task_of_options
+    from rebasin_core.cli.checkpoints.output import print_recipe_result, resumption, show_progress
+    from rebasin_core.config.recipe import MergeRecipe
+
     found = recipe(
         MergeRecipe,
         given,

@@ -7,19 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from pydantic import ValidationError
 
-from rebasin_core.config.document import Document
-from rebasin_core.config.recipe import as_bytes
 from rebasin_core.errors import ConfigError
-from rebasin_core.plugin.registry import default_registry
-from rebasin_core.problems import messages
-from rebasin_core.strategy import Options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-Config = TypeVar("Config", bound=Options)
+    from rebasin_core.strategy import Options
+
+Config = TypeVar("Config", bound="Options")
 
 PATH = click.Path(path_type=Path)
 
@@ -185,6 +181,11 @@ def validated(kind: type[Config], entries: Mapping[str, object]) -> Config:
     Raises:
         ConfigError: If entries are invalid; lists all problems.
     """
+    from pydantic import ValidationError
+
+    from rebasin_core.plugin.registry import default_registry
+    from rebasin_core.problems import messages
+
     try:
         return kind.model_validate(dict(entries), context={"lookup": default_registry().strategy_class})
     except ValidationError as error:
@@ -210,6 +211,8 @@ def strategy(text: str, option: str) -> str | dict[str, Any]:
     Raises:
         ConfigError: If the mapping cannot be parsed.
     """
+    from rebasin_core.config.document import Document
+
     if not text.lstrip().startswith("{"):
         return text
     content = Document.parse(text, option).content
@@ -262,6 +265,8 @@ def size_of(text: str, option: str) -> int:
     Raises:
         ConfigError: If the text is no size.
     """
+    from rebasin_core.config.recipe import as_bytes
+
     try:
         found = int(str(as_bytes(text)))
     except ValueError as error:

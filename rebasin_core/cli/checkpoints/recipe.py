@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rebasin_core.api.checkpoints.recipes import load_recipe, run_recipe
 from rebasin_core.cli.checkpoints.options import PATH, shared
-from rebasin_core.cli.checkpoints.output import print_recipe_result, resumption, show_progress
 from rebasin_core.cli.guard import on_interrupt
 
 if TYPE_CHECKING:
@@ -25,6 +23,9 @@ def recipe(file: Path, output: Path | None, *, force: bool, **given: Any) -> Non
 
     `command: align` or `command: merge`, and the options of that command. The recipe is in the metadata of the output.
     """
+    from rebasin_core.api.checkpoints.recipes import load_recipe, run_recipe
+    from rebasin_core.cli.checkpoints.output import print_recipe_result, resumption, show_progress
+
     found = load_recipe(file)
     target = output or found.output
     with on_interrupt(lambda: resumption(target)):

@@ -133,6 +133,20 @@ def perturbed(tensor: Tensor, size: float, generator: torch.Generator) -> Tensor
     return torch.view_as_complex(changed) if tensor.is_complex() else changed
 
 
+def random_signs(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    """Return random signs for the entries of a tensor.
+
+    Args:
+        tensor: Floating-point or complex tensor.
+        generator: Source of randomness.
+
+    Returns:
+        A real tensor of the same shape and precision.
+    """
+    bits = torch.randint(2, tensor.shape, generator=generator, dtype=tensor.dtype.to_real())
+    return bits.mul_(2).sub_(1)
+
+
 def is_number(tensor: Tensor) -> bool:
     """Return whether the dtype of a tensor is floating-point or complex.
 

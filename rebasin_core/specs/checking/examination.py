@@ -11,18 +11,23 @@ import torch
 from rebasin_core.errors import SpecError
 from rebasin_core.specs.checking.control import Control
 from rebasin_core.specs.checking.draws import Tensors
+from rebasin_core.specs.checking.map_draws import drawn_maps
 from rebasin_core.specs.checking.measure import OutputScales
 from rebasin_core.specs.checking.noise import EquivariantNoise
 from rebasin_core.specs.checking.parts import Sensitivities, parts_of
 from rebasin_core.specs.checking.point import Point
 from rebasin_core.specs.checking.runs import FAILURES, Runner
 from rebasin_core.symmetry.permutation import Permutation
+from rebasin_core.symmetry.symmetry_element import SymmetryElement
 
 if TYPE_CHECKING:
-    from torch import nn
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
 
     from rebasin_core.specs.checking.runs import Inputs
     from rebasin_core.symmetry.layout import Layout
+    from rebasin_core.symmetry.linear import Symmetry
 
 # Maximum number of parts without an effect that are examined one by one before other parameters are tried.
 _FEW = 32
@@ -42,6 +47,7 @@ class Findings:
         element: That group element.
         reason: Why no outputs could be compared; empty if they were.
         first: The first point that was examined.
+        mapped: Points at which linear maps were applied together with a group element, and preserved the outputs.
         limits: For every point at which group elements were tried, the largest change that counts as rounding.
     """
 
@@ -53,6 +59,7 @@ class Findings:
     element: Permutation | None = None
     reason: str = ""
     first: Point | None = None
+    mapped: set[Point] = field(default_factory=set)
     limits: dict[Point, float] = field(default_factory=dict)
 
 
@@ -67,9 +74,10 @@ class Examination:
         tries: Number of random group elements.
         tolerance: Largest relative change that counts as rounding, in float64.
         generator: Source of randomness.
+        symmetry: Linear maps to apply together with permutations, which saves runs; None if there are none.
     """
 
-    def __init__(
+    def __init__(  # ruff: ignore[too-many-arguments] - those of the check
         self,
         layout: Layout,
         model: nn.Module,
@@ -78,6 +86,7 @@ class Examination:
         tries: int,
         tolerance: float,
         generator: torch.Generator,
+        symmetry: Symmetry | None = None,
     ) -> None:
         self._layout = layout
         self._model = model
@@ -85,6 +94,7 @@ class Examination:
         self._tries = tries
         self._tolerance = tolerance
         self._generator = generator
+        self._symmetry = symmetry
         self._derangement = derangement(layout, generator)
 
     def findings(self) -> Findings:
@@ -127,7 +137,7 @@ class Examination:
         points: list[Point] = []
         failures: list[str] = []
         for draw in tensors.draws(self._generator):
-            point = Point.of(runner, draw, self._generator, gradients=bool(control.pending))
+            point, is_classified = self._point(runner, draw, control, number=len(points) + 1)
             if isinstance(point, str):
                 failures.append(point)
                 if len(failures) == 2 and not points and not _runs(runner, tensors):
@@ -136,7 +146,7 @@ class Examination:
             points.append(point)
             found.first = found.first or point
             limit = control.examine_gradients(point) if control.pending else control.thresholds_at(point).tolerance
-            limit = min(limit, self._examine_few(control, point, len(points)))
+            limit = min(limit, math.inf if is_classified else self._examine_few(control, point, len(points)))
             if not self._passes(point, limit, found, len(points)):
                 return found
             if len(points) >= min(2, self._tries) and not control.pending:
@@ -149,6 +159,23 @@ class Examination:
                     return found
         _report(control, found, failures if not points else [])
         return found
+
+    def _point(
+        self, runner: Runner, draw: Mapping[str, Tensor], control: Control, *, number: int
+    ) -> tuple[Point | str, bool]:
+        """Return the model at some parameters, or why its outputs cannot be compared, and whether parts are classified.
+
+        Few parts without an effect at the first parameters usually have none at any. Then gradients are not needed.
+        """
+        if number != 2 or not 0 < len(control.pending) <= _FEW:
+            return Point.of(runner, draw, self._generator, gradients=bool(control.pending)), False
+        point = Point.of(runner, draw, self._generator, gradients=False)
+        if isinstance(point, str):
+            return point, False
+        if control.lack_effects(point, control.pending):
+            control.classify(point)
+            return point, True
+        return Point.of(runner, draw, self._generator, gradients=True), False
 
     @staticmethod
     def _examine_few(control: Control, point: Point, number: int) -> float:
@@ -169,13 +196,32 @@ class Examination:
             for _ in range(self._tries - 2 if number == 1 else 0)
         ]
         for element in elements:
+            if number <= 2 and element is elements[-1] and self._passes_with_maps(point, element, limit, found):
+                continue
             error = point.error(element.apply(dict(point.tensors)))
-            if error / limit >= found.error / found.limit:
-                found.error, found.limit = error, limit
+            _record(found, error, limit)
             if error > limit:
                 found.point, found.element = point, element
                 return False
         return True
+
+    def _passes_with_maps(self, point: Point, element: Permutation, limit: float, found: Findings) -> bool:
+        """Try a group element together with random linear maps; if the outputs change, each must be tried alone."""
+        if self._symmetry is None or point.runner.noise is not None or point in found.mapped:
+            return False
+        both = SymmetryElement(self._symmetry, element, drawn_maps(self._symmetry, self._generator))
+        error = point.error(both.apply(dict(point.tensors)))
+        if error > limit:
+            return False
+        _record(found, error, limit)
+        found.mapped.add(point)
+        return True
+
+
+def _record(found: Findings, error: float, limit: float) -> None:
+    """Keep the comparison with the largest ratio of error and tolerance."""
+    if error / limit >= found.error / found.limit:
+        found.error, found.limit = error, limit
 
 
 def derangement(layout: Layout, generator: torch.Generator) -> Permutation:

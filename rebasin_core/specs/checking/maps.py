@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, final
 import torch
 
 from rebasin_core.errors import SpecError
+from rebasin_core.specs.checking.map_draws import drawn_maps, unconditional
 from rebasin_core.specs.checking.point import Point
 from rebasin_core.symmetry.linear import Kind, LinearSymmetry, Symmetry
 from rebasin_core.symmetry.permutation import Permutation
 from rebasin_core.symmetry.slots import slots_of
 from rebasin_core.symmetry.subgroups import contained_kinds, restricted_to
 from rebasin_core.symmetry.symmetry_element import SymmetryElement
-from rebasin_core.symmetry.unit_map import random_map
 from rebasin_core.tensors.checks import shorten
 from rebasin_core.tensors.frozen import FrozenMapping
 
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from rebasin_core.specs.base import PermutationSpec
     from rebasin_core.specs.checking.examination import Findings
 
-# Standard deviation of the logarithms of factors and singular values, small for a good condition.
-_LOG_STDDEV = 0.3
 # A change of this many units of the machine precision counts as rounding: matrices round every entry of a weight.
 _ROUNDING = 1e4
 # Maximum number of runs of the model in the search for a suggestion.
@@ -96,8 +94,10 @@ def examine_maps(spec: PermutationSpec, findings: Findings, generator: torch.Gen
     plain, folded = spec.symmetry, spec.folded_symmetry
     more = replace(folded, linear=tuple(linear for linear in folded.linear if linear not in plain.linear))
     for symmetry in (plain, more):
-        always = replace(symmetry, linear=tuple(linear for linear in symmetry.linear if not linear.ones))
-        for point, limit in points if always.linear else ():
+        always = unconditional(symmetry)
+        # Maps of the first families have been applied together with a permutation, where the outputs were the same.
+        remaining = [pair for pair in points if symmetry is more or pair[0] not in findings.mapped]
+        for point, limit in remaining if always.linear else ():
             _examine(found, always, point, limit, generator)
         scaled = replace(symmetry, linear=tuple(linear for linear in symmetry.linear if linear.ones))
         for point, limit in points[:1] if scaled.linear else ():
@@ -120,7 +120,7 @@ def _again(point: Point, ones: Collection[str], generator: torch.Generator) -> P
 def _examine(found: MapFindings, symmetry: Symmetry, point: Point, limit: float, generator: torch.Generator) -> None:
     """Apply random maps of all families together; if the outputs change, find the families that change them alone."""
     limit = max(limit, _ROUNDING * point.precision)
-    maps = _Maps(symmetry, point, _drawn(symmetry, generator))
+    maps = _Maps(symmetry, point, drawn_maps(symmetry, generator))
     error = maps.error(symmetry.linear)
     if error / limit >= found.error / found.limit:
         found.error, found.limit = error, limit
@@ -134,18 +134,6 @@ def _examine(found: MapFindings, symmetry: Symmetry, point: Point, limit: float,
         for linear, error in zip(symmetry.linear, errors, strict=True)
         if error >= least and linear not in known
     )
-
-
-def _drawn(symmetry: Symmetry, generator: torch.Generator) -> list[Tensor]:
-    """Return random maps, at least one of whose factors is negative if they may be."""
-    found: list[Tensor] = []
-    for linear in symmetry.linear:
-        shape = symmetry.map_shape(linear)
-        value = random_map(linear.kind, shape, log_stddev=_LOG_STDDEV, generator=generator)
-        if linear.kind.has_signs and not bool((value < 0).any()):
-            value.flatten()[int(torch.randint(value.numel(), (), generator=generator))] *= -1
-        found.append(value)
-    return found
 
 
 @final
@@ -167,7 +155,7 @@ class _Maps:
         """Return a correction of a family that changes the outputs."""
         for hint, other in islice(self._candidates(linear), _RUNS):
             symmetry = Symmetry(self._layout, (other,), self._unpermuted)
-            if self._error((other,), _drawn(symmetry, generator)) <= limit:
+            if self._error((other,), drawn_maps(symmetry, generator)) <= limit:
                 return hint
         return "no smaller kind and no other degree of one slot preserves the function; remove it"
 

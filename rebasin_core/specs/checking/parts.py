@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, final
 
 import torch
 
-from rebasin_core.specs.checking.draws import is_number
+from rebasin_core.specs.checking.draws import is_number, random_signs
 from rebasin_core.symmetry.action import act
 from rebasin_core.symmetry.cell import cells, map_cells
 from rebasin_core.symmetry.permutation import Permutation
@@ -124,8 +124,8 @@ class Sensitivities:
         self, name: str, gradient: Tensor, tensor: Tensor, parts: Sequence[Part]
     ) -> dict[Part, tuple[float, float]]:
         axes = self._layout.axes[name]
-        signs = torch.randint(2, tensor.shape, generator=self._generator).to(tensor.dtype) * 2 - 1
-        perturbed = _by_cell(_product(gradient, tensor * signs), self._layout, name)
+        step = tensor * random_signs(tensor, self._generator)
+        perturbed = _by_cell(_product(gradient, step), self._layout, name)
         permuted: dict[str, list[float]] = {}
         for group in dict.fromkeys(part.group for part in parts if part.group is not None):
             step = act(self._layout, self._alone[group].indices, tensor, axes) - tensor

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 
 from rebasin_core.errors import SpecError
-from rebasin_core.specs.checking.draws import is_number, widened
+from rebasin_core.specs.checking.draws import is_number, random_signs, widened
 from rebasin_core.specs.checking.measure import NOISE
 from rebasin_core.specs.checking.precision import FullPrecision
 from rebasin_core.tensors.modules import call_with_tensors, shared_copy
@@ -87,8 +87,7 @@ def jittered(tensor: Tensor, precision: float, generator: torch.Generator) -> Te
     """
     if not is_number(tensor):
         return tensor
-    signs = torch.randint(2, tensor.shape, generator=generator).to(tensor.dtype) * 2 - 1
-    return tensor * (1 + NOISE * precision * signs)
+    return tensor * random_signs(tensor, generator).mul_(NOISE * precision).add_(1)
 
 
 # Message of autograd if a model computes gradients inside, such as forces of a potential, while gradients are disabled.

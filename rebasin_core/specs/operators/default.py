@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rebasin_core.providers import import_providers
 from rebasin_core.specs.operators.base import OperatorRules
-from rebasin_core.specs.operators.catalogue import BUILT_IN_RULES
 from rebasin_core.specs.operators.recurrent import RecurrentRules
 from rebasin_core.specs.unification.relation import Sight
 
@@ -28,8 +28,10 @@ def find_rules_by(provider: Callable[[], Rules]) -> None:
 
 
 def default_rules() -> Rules:
-    """Return the rules of all installed plugins, or the built-in rules if no provider is set."""
-    return _PROVIDERS[0]() if _PROVIDERS else BUILT_IN_RULES
+    """Return the rules of all installed plugins."""
+    if not _PROVIDERS:
+        import_providers()
+    return _PROVIDERS[0]()
 
 
 def sights_of(rules: Rules) -> Sights:
