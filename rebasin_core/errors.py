@@ -141,7 +141,7 @@ class ConvergenceWarning(RebasinWarning):
 
 
 class SamplerWarning(RebasinWarning):
-    """Chains of a sampler have divergent transitions, never moved, or explored the energy slowly."""
+    """Chains of a sampler have divergent transitions, are constant, or explored the energy slowly."""
 
 
 class SlowSolverWarning(RebasinWarning):

@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def summary(values: list[float]) -> str:
-    """Return mean and standard deviation; nothing if they are unknown."""
+    """Return mean and standard deviation; empty if they are unknown."""
     if math.isnan(values[0]):
         return ""
     digits = 0 if mean(values) > 50 else 2

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class NUTS(AbstractHamiltonianInference):
     r"""No-U-turn sampler (NUTS): Hamiltonian Monte Carlo on all data, with trajectories that stop at a U-turn.
 
-    A trajectory is doubled until its ends approach each other, and the next state is drawn from it with multinomial
+    A trajectory is doubled until it makes a U-turn, and the next state is drawn from it with multinomial
     weights. Chains run in step: a gradient is computed for all while any of them continues, so few chains waste fewer.
 
     Raises:

@@ -29,7 +29,7 @@ class SamplerStatistics:
         divergences: Number of divergent transitions of each chain.
         energy_bfmi: Energy Bayesian fraction of missing information of each chain; below 0.3, the chain explores the
             tails slowly. NaN for fewer than three transitions.
-        moves: Fraction of the transitions of each chain that changed its position.
+        accepted: Fraction of the transitions of each chain that changed its position.
         saturated: Fraction of the transitions of each chain that ended at the maximum number of leapfrog steps.
         leapfrog_steps: Mean number of leapfrog steps per transition of each chain.
         gradients: Number of gradients on all data, of all chains together, with those of warm-up.
@@ -40,7 +40,7 @@ class SamplerStatistics:
     step_size: tuple[float, ...]
     divergences: tuple[int, ...]
     energy_bfmi: tuple[float, ...]
-    moves: tuple[float, ...]
+    accepted: tuple[float, ...]
     saturated: tuple[float, ...]
     leapfrog_steps: tuple[float, ...]
     gradients: int
@@ -51,7 +51,7 @@ class SamplerStatistics:
         """Return the statistics of recorded transitions.
 
         Args:
-            trace: ``energy``, ``acceptance``, ``divergent``, ``moved``, ``saturated`` and ``steps`` of every
+            trace: ``energy``, ``acceptance``, ``divergent``, ``accepted``, ``saturated`` and ``steps`` of every
                 transition, each ``[K, T]``.
             step_size: Step sizes, ``[K]``.
             gradients: Number of gradients on all data.
@@ -68,7 +68,7 @@ class SamplerStatistics:
             step_size=tuple(step_size.tolist()),
             divergences=tuple(int(count) for count in trace["divergent"].sum(1).tolist()),
             energy_bfmi=tuple(fraction_of_missing_information(trace["energy"])),
-            moves=means("moved"),
+            accepted=means("accepted"),
             saturated=means("saturated"),
             leapfrog_steps=means("steps"),
             gradients=gradients,
@@ -76,7 +76,7 @@ class SamplerStatistics:
         )
 
     def warn(self, stacklevel: int = 2) -> None:
-        """Warn of divergences, of chains that never moved, and of low E-BFMI.
+        """Warn of divergences, of constant chains, and of low E-BFMI.
 
         Args:
             stacklevel: As in `warnings.warn`, from the caller.
@@ -95,11 +95,11 @@ class SamplerStatistics:
                 "curvature; increase `target_acceptance` or decrease `step_size`, sample in float64, or use a smaller "
                 "`prior_scale`"
             )
-        constant = [index for index, fraction in enumerate(self.moves) if not fraction]
+        constant = [index for index, fraction in enumerate(self.accepted) if not fraction]
         if constant:
             faults.append(
-                f"chains {_listed(constant)} never moved in {draws} transitions, and their draws are equal; decrease "
-                "`step_size` or increase `warmup`"
+                f"no proposal of chains {_listed(constant)} was accepted in {draws} transitions: their draws are equal; "
+                "decrease `step_size` or increase `warmup`"
             )
         low = [f"{fraction:.2f}" for fraction in self.energy_bfmi if fraction < _LOW_FRACTION]
         if low and draws >= _ENOUGH:

@@ -218,7 +218,7 @@ def test_draws_keep_the_dtype_and_the_buffers_of_the_model() -> None:
     assert single.posterior.dtype == torch.bfloat16
 
 
-def test_a_warm_start_begins_at_map_estimates() -> None:
+def test_a_warm_start_is_at_map_estimates() -> None:
     options: dict[str, Any] = {"warmup": 1, "draws": 1, "step_size": 1e-3, "leapfrog_steps": 1}
     cold = HMC(**options).fit(network(), classes())
     for chains in (1, 3):
@@ -279,15 +279,15 @@ def test_a_step_size_that_is_too_large_is_reported(method: Method) -> None:
         fit = method(warmup=0, draws=30, step_size=100.0, adapt=False).fit(model, data, likelihood=NOISE)
     assert [str(warning.message)[:40] for warning in caught] == [
         "120 of 120 transitions diverged (30, 30,",
-        "chains 0, 1, 2, 3 never moved in 30 tran",
+        "no proposal of chains 0, 1, 2, 3 was acc",
     ]
     assert caught[0].filename == __file__
-    assert statistics_of(fit).moves == (0, 0, 0, 0)
+    assert statistics_of(fit).accepted == (0, 0, 0, 0)
     assert len(set(map(tuple, samples_of(fit).samples["weight"][:30].flatten(1).tolist()))) == 1
 
 
 def trace(energy: torch.Tensor) -> dict[str, torch.Tensor]:
-    names = ("acceptance", "divergent", "moved", "saturated", "steps")
+    names = ("acceptance", "divergent", "accepted", "saturated", "steps")
     return {"energy": energy, **{name: torch.ones_like(energy) * (name != "divergent") for name in names}}
 
 

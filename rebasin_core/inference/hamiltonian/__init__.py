@@ -1,1 +1,1 @@
-"""Hamiltonian Monte Carlo: dynamics, trajectories, adaptation and statistics of chains that run side by side."""
+"""Hamiltonian Monte Carlo: dynamics, trajectories, adaptation and statistics of parallel chains."""

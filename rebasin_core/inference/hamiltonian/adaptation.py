@@ -24,8 +24,8 @@ def windows(warmup: int) -> tuple[int, ...]:
         warmup: Number of transitions of warm-up.
 
     Returns:
-        Increasing indices of transitions: the start of the first window, and the end of each; empty for fewer than 20
-        transitions.
+        Increasing indices of transitions: the start of the first window, and the index after each; empty for fewer than
+        20 transitions.
 
     Examples:
         >>> windows(1000)
@@ -34,15 +34,15 @@ def windows(warmup: int) -> tuple[int, ...]:
     if warmup < _FEWEST:
         return ()
     if warmup < _FIRST + _LAST + _WINDOW:
-        # Stan ends with 10 %, too few for the step size of a short warm-up.
+        # Stan leaves 10 %, too few for the step size of a short warm-up.
         return int(0.15 * warmup), warmup - int(0.25 * warmup)
     bounds = [_FIRST]
     size = _WINDOW
     last = warmup - _LAST
     while bounds[-1] < last:
-        end = bounds[-1] + size
-        # A window is extended to the end if the next one, of twice the size, does not fit.
-        bounds.append(last if end + 2 * size > last else end)
+        bound = bounds[-1] + size
+        # A window is extended if the next one, of twice the size, does not fit.
+        bounds.append(last if bound + 2 * size > last else bound)
         size *= 2
     return tuple(bounds)
 
@@ -52,7 +52,7 @@ class StepSizes:
     r"""Step sizes adapted to a target acceptance probability by dual averaging.
 
     Attributes:
-        state: The state as tensors, updated in place: ``size`` is the present step size, ``[K]``.
+        state: The state as tensors, updated by `update`: ``size`` is the present step size, ``[K]``.
 
     Args:
         size: Initial step sizes, ``[K]`` in float64.
@@ -105,7 +105,7 @@ class Variances:
     """Diagonals of inverse mass matrices, estimated as variances of the draws in windows.
 
     Attributes:
-        state: The state as tensors, updated in place: ``variances`` are those in use, ``[K, D]``.
+        state: The state as tensors, updated by `close`: ``variances`` are those in use, ``[K, D]``.
 
     Args:
         like: Positions of the chains, ``[K, D]``, which determine shape and dtype.
@@ -132,7 +132,7 @@ class Variances:
         state["squares"] += difference * (position - state["mean"])
 
     def close(self) -> None:
-        """Set the variances to those of the window, regularized, and begin a new window."""
+        """Set the variances to those of the window, regularized, and start a new one."""
         state = self.state
         count = state["count"].item()
         if count > 1:

@@ -53,10 +53,10 @@ class AbstractHamiltonianInference(Inference):
     matrix to the variances of its draws, in the windows of Stan. Draws of warm-up are discarded.
 
     The data are read once and kept in memory, and the gradients of their batches are summed: use large batches. The
-    network is in evaluation mode with the buffers of the model, so that the posterior is that of one function. The
+    network is in evaluation mode with the buffers of the model: the posterior is that of one function. The
     first chain starts at the parameters of the model, the others at parameters drawn by ``reset_parameters``.
 
-    Divergences, chains that never move, and low energy fractions of missing information (E-BFMI) are warned of. The
+    Divergences, constant chains, and low energy fractions of missing information (E-BFMI) are warned of. The
     statistics of the chains are in `FitResult.sampler`. `FitResult.history` has the mean potential energy after each
     transition, in nats per example. Validation data are not used.
 
@@ -67,8 +67,8 @@ class AbstractHamiltonianInference(Inference):
         DivergenceError: In `fit`, if the log posterior at the initialization is not finite.
 
     References:
-        R. M. Neal (2011), "MCMC using Hamiltonian dynamics", arXiv 1206.1901; P. Izmailov et al. (2021), "What are
-        Bayesian neural network posteriors really like?", ICML, arXiv 2104.14421; E. Sommer et al. (2024), "Connecting
+        R. M. Neal (2011), "MCMC using Hamiltonian dynamics", arXiv 1206.1901; P. Izmailov et al. (2021), ICML,
+        arXiv 2104.14421; E. Sommer et al. (2024), "Connecting
         the dots: Is mode-connectedness the key to feasible sample-based inference in Bayesian neural networks?", ICML,
         arXiv 2402.01484 (warm starts).
     """
@@ -234,7 +234,7 @@ class AbstractHamiltonianInference(Inference):
         required = required_bytes(
             potential, chains=self.chains, draws=self.draws, trajectory=self._held_states(), sizes=sizes
         )
-        # On a CPU, what other data occupy can be freed: files that the system keeps in memory.
+        # On a CPU, the system can free the memory of files that it keeps.
         given = free_memory(first.device) if first.device.type == "cuda" else total_memory(first.device)
         if required > given:
             message = (

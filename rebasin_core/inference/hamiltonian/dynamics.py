@@ -146,7 +146,7 @@ class Transition:
         divergent: Whether the energy diverged, ``[K]``.
         steps: Number of leapfrog steps, ``[K]``.
         saturated: Whether the trajectory ended at the maximum number of steps, ``[K]``.
-        moved: Whether the new position differs from the old one, ``[K]``.
+        accepted: Whether the new position differs from the old one, ``[K]``.
     """
 
     phase: Phase
@@ -155,7 +155,7 @@ class Transition:
     divergent: Tensor
     steps: Tensor
     saturated: Tensor
-    moved: Tensor
+    accepted: Tensor
 
 
 def initial_step_size(dynamics: Dynamics, phase: Phase, target: float = 0.8) -> Tensor:

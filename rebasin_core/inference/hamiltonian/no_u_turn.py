@@ -54,9 +54,9 @@ class _Transition:
         """Return the part that doubles a trajectory, and its last phase; it stops growing at a U-turn within it."""
         size = self.dynamics.step_size
         steps = torch.where(forward, size, -size)
-        nothing = torch.full_like(self.before, -torch.inf)
+        empty = torch.full_like(self.before, -torch.inf)
         zeros = torch.zeros_like(edge.momentum)
-        part = _Trajectory(edge, nothing, zeros, zeros, growing)
+        part = _Trajectory(edge, empty, zeros, zeros, growing)
         stored: dict[int, _Stored] = {}
         for leaf in range(2**depth):
             previous = edge.momentum
@@ -70,7 +70,7 @@ class _Transition:
             part.log_weight = torch.logaddexp(part.log_weight, log_weight)
             chosen = self.dynamics.uniform().log() < log_weight - part.log_weight
             part.proposal = edge.where(part.growing & chosen, part.proposal)
-            part.momentum = torch.add(part.momentum, edge.momentum)  # not in place: earlier sums are stored
+            part.momentum = torch.add(part.momentum, edge.momentum)  # a new tensor: earlier sums are stored
             part.first = part.first if leaf else edge.momentum
             turning = _turns(self.dynamics, leaf, _Stored(edge.momentum, part.momentum, previous), stored)
             part.growing = part.growing.logical_and(~(failed | turning))
@@ -84,7 +84,7 @@ def no_u_turn_transition(dynamics: Dynamics, start: Phase, *, max_depth: int) ->
 
     The recursion over subtrees is unrolled: a subtree stores the momenta at those of its states that can be the first
     of a balanced subtree, one a level. As in Stan, U-turns are also looked for between each half of a subtree and the
-    nearest state of the other half: a trajectory of about a whole period has none from end to end.
+    nearest state of the other half: a trajectory of about a whole period has none as a whole.
 
     Args:
         dynamics: The dynamics.
@@ -105,22 +105,22 @@ def no_u_turn_transition(dynamics: Dynamics, start: Phase, *, max_depth: int) ->
     run = _Transition(dynamics, before, torch.zeros_like(before), none.long(), none.clone())
     tree = _Trajectory(start, torch.zeros_like(before), start.momentum, start.momentum, ~none)
     left = right = start
-    moved = none
+    changed = none
     for depth in range(max_depth):
         forward = dynamics.uniform() < 0.5
         edge = right.where(forward, left)
         far = left.where(forward, right)
-        part, end = run.extension(edge, tree.growing, forward, depth)
+        part, last = run.extension(edge, tree.growing, forward, depth)
         whole = part.growing
         accepted = whole & (dynamics.uniform().log() < part.log_weight - tree.log_weight)
-        moved |= accepted
-        left = end.where(whole & ~forward, left)
-        right = end.where(whole & forward, right)
+        changed |= accepted
+        left = last.where(whole & ~forward, left)
+        right = last.where(whole & forward, right)
         tree.proposal = part.proposal.where(accepted, tree.proposal)
         tree.log_weight = torch.where(whole, torch.logaddexp(tree.log_weight, part.log_weight), tree.log_weight)
-        turning = _is_turning(dynamics, far.momentum, end.momentum, tree.momentum + part.momentum)
+        turning = _is_turning(dynamics, far.momentum, last.momentum, tree.momentum + part.momentum)
         turning |= _is_turning(dynamics, far.momentum, part.first, tree.momentum + part.first)
-        turning |= _is_turning(dynamics, edge.momentum, end.momentum, part.momentum + edge.momentum)
+        turning |= _is_turning(dynamics, edge.momentum, last.momentum, part.momentum + edge.momentum)
         tree.momentum = torch.where(whole[:, None], tree.momentum + part.momentum, tree.momentum)
         tree.growing = whole & ~turning
         if not bool(tree.growing.any()):
@@ -132,7 +132,7 @@ def no_u_turn_transition(dynamics: Dynamics, start: Phase, *, max_depth: int) ->
         divergent=run.divergent,
         steps=run.steps,
         saturated=tree.growing,
-        moved=moved,
+        accepted=changed,
     )
 
 
@@ -146,27 +146,27 @@ class _Stored:
     previous: Tensor
 
 
-def _turns(dynamics: Dynamics, leaf: int, end: _Stored, stored: dict[int, _Stored]) -> Tensor:
-    """Return whether a balanced subtree that ends at a leaf has made a U-turn, ``[K]``."""
+def _turns(dynamics: Dynamics, leaf: int, last: _Stored, stored: dict[int, _Stored]) -> Tensor:
+    """Return whether a balanced subtree up to a leaf has made a U-turn, ``[K]``."""
     found = torch.zeros_like(dynamics.step_size, dtype=torch.bool)
     level = (leaf >> 1).bit_count()
     if leaf % 2 == 0:
-        stored[level] = end
+        stored[level] = last
         return found
     ending = ((leaf + 1) & ~leaf).bit_length() - 1  # number of trailing ones of the index
     for index in range(level, level - ending, -1):
         first = stored[index]
-        found |= _is_turning(dynamics, first.momentum, end.momentum, end.total - first.total + first.momentum)
+        found |= _is_turning(dynamics, first.momentum, last.momentum, last.total - first.total + first.momentum)
         if index < level:  # halves with more than one state, each extended by the nearest state of the other one
             middle = stored[index + 1]
             total = middle.total - first.total + first.momentum
             found |= _is_turning(dynamics, first.momentum, middle.momentum, total)
-            total = end.total - middle.total + middle.momentum + middle.previous
-            found |= _is_turning(dynamics, middle.previous, end.momentum, total)
+            total = last.total - middle.total + middle.momentum + middle.previous
+            found |= _is_turning(dynamics, middle.previous, last.momentum, total)
     return found
 
 
 def _is_turning(dynamics: Dynamics, left: Tensor, right: Tensor, total: Tensor) -> Tensor:
-    """Return whether either end of a trajectory moves against its total momentum, ``[K]``."""
+    """Return whether the first or last momentum of a trajectory is against the total one, ``[K]``."""
     direction = dynamics.variances * total
     return ((left * direction).sum(1) <= 0) | ((right * direction).sum(1) <= 0)

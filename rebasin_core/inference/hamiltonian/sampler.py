@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rebasin_core.inference.hamiltonian.potential import Potential
     from rebasin_core.inference.identity import ProblemIdentity
 
-# A checkpoint is due after 20 times the duration of the last writing: writing takes at most 5 % of the run time.
+# A checkpoint is due after 20 times the duration of the last writing: writing needs at most 5 % of the run time.
 _CHECKPOINT_INTERVAL = 20
 # Step size from which the search for an initial one starts.
 _FIRST_STEP_SIZE = 1.0
@@ -100,7 +100,9 @@ class Sampler:
         length = len(position), schedule.transitions
         empty = torch.zeros(length, dtype=torch.float64, device=position.device)
         self._trace = {name: empty.clone() for name in ("energy", "acceptance")}
-        self._trace |= {name: torch.zeros_like(empty, dtype=torch.bool) for name in ("divergent", "moved", "saturated")}
+        self._trace |= {
+            name: torch.zeros_like(empty, dtype=torch.bool) for name in ("divergent", "accepted", "saturated")
+        }
         self._trace["steps"] = torch.zeros_like(empty, dtype=torch.int64)
         kept = next(problem.model.parameters()).dtype
         self._draws = position.new_zeros((len(position), schedule.draws, position.shape[1]), dtype=kept)
@@ -127,7 +129,7 @@ class Sampler:
             self._checkpoint.load(path, identity, self._problem)
         resumed_at = len(self.history)
         if not resumed_at:
-            self._begin()
+            self._start()
         total = self._schedule.warmup + self._schedule.transitions
         hidden = not self._problem.progress
         next_writing = 0.0
@@ -194,7 +196,7 @@ class Sampler:
         self._state["gradients"] += len(position)
         return self._potential(position)
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         """Compute the energies of the initial positions, and search for initial step sizes."""
         potential, gradient = self._energy(self._state["position"])
         self._state["potential"].copy_(potential)
@@ -223,7 +225,7 @@ class Sampler:
             self._draws[:, index // self._schedule.thinning].copy_(found.phase.position)
 
     def _adapt(self, index: int, found: Transition) -> None:
-        """Adapt step sizes, and at the ends of windows mass matrices."""
+        """Adapt step sizes, and after each window the mass matrices."""
         self._sizes.update(found.acceptance)
         if self._bounds and self._bounds[0] <= index < self._bounds[-1]:
             self._variances.add(found.phase.position)

@@ -24,20 +24,20 @@ def fixed_transition(dynamics: Dynamics, start: Phase, steps: Tensor, *, limit: 
     before = dynamics.hamiltonian(start)
     phase = start
     growing = torch.ones_like(sizes, dtype=torch.bool)
-    taken = torch.zeros_like(steps)
+    counts = torch.zeros_like(steps)
     divergent = torch.zeros_like(growing)
     for index in range(int(steps.max())):
         growing &= steps > index
         if not bool(growing.any()):
             break
         phase = dynamics.leapfrog(phase, sizes).where(growing, phase)
-        taken += growing
+        counts += growing
         failed = growing & (dynamics.hamiltonian(phase) - before > DIVERGENT)
         divergent |= failed
         growing &= ~failed
     error = dynamics.hamiltonian(phase) - before
     acceptance = torch.where(divergent, 0.0, error.neg().clamp(max=0).exp())
-    moved = dynamics.uniform() < acceptance
-    chosen = phase.where(moved, start)
+    accepted = dynamics.uniform() < acceptance
+    chosen = phase.where(accepted, start)
     energy = dynamics.hamiltonian(chosen)
-    return Transition(chosen, energy, acceptance, divergent, taken, taken >= limit, moved)
+    return Transition(chosen, energy, acceptance, divergent, counts, counts >= limit, accepted)

@@ -42,23 +42,23 @@ def test_the_error_of_the_energy_is_of_second_order() -> None:
     errors = []
     for steps in (50, 100):
         flow = dynamics(quartic, 1 / steps, 20, 3)
-        end = start
+        final = start
         for _ in range(steps):
-            end = flow.leapfrog(end, flow.step_size)
-        errors.append((flow.hamiltonian(end) - flow.hamiltonian(start)).abs())
+            final = flow.leapfrog(final, flow.step_size)
+        errors.append((flow.hamiltonian(final) - flow.hamiltonian(start)).abs())
     assert (errors[0] / errors[1]).median().item() == pytest.approx(4, rel=0.03)
 
 
 def test_leapfrog_is_reversible() -> None:
     flow = dynamics(quartic, 0.1, 5, 3)
     start = phase(quartic, 5, 3)
-    end = start
+    final = start
     for _ in range(30):
-        end = flow.leapfrog(end, flow.step_size)
-    back = Phase(end.position, -end.momentum, end.potential, end.gradient)
+        final = flow.leapfrog(final, flow.step_size)
+    back = Phase(final.position, -final.momentum, final.potential, final.gradient)
     for _ in range(30):
         back = flow.leapfrog(back, flow.step_size)
-    assert not torch.allclose(end.position, start.position, atol=0.1)
+    assert not torch.allclose(final.position, start.position, atol=0.1)
     torch.testing.assert_close(back.position, start.position, rtol=0, atol=1e-12)
     torch.testing.assert_close(back.momentum, -start.momentum, rtol=0, atol=1e-12)
 
@@ -74,9 +74,9 @@ def test_the_mass_matrix_scales_the_dynamics() -> None:
     plain = dynamics(normal, 0.3, 1, 2).leapfrog(start, torch.tensor([0.3]))
     flow = Dynamics(scaled, torch.tensor([0.3]), scale**2, torch.Generator())
     other = Phase(start.position * scale, start.momentum / scale, *scaled(start.position * scale))
-    end = flow.leapfrog(other, torch.tensor([0.3]))
-    torch.testing.assert_close(end.position, plain.position * scale)
-    torch.testing.assert_close(flow.hamiltonian(end), dynamics(normal, 0.3, 1, 2).hamiltonian(plain))
+    final = flow.leapfrog(other, torch.tensor([0.3]))
+    torch.testing.assert_close(final.position, plain.position * scale)
+    torch.testing.assert_close(flow.hamiltonian(final), dynamics(normal, 0.3, 1, 2).hamiltonian(plain))
 
 
 def hmc(flow: Dynamics, start: Phase) -> Transition:
