@@ -98,7 +98,7 @@ class SamplerStatistics:
         constant = [index for index, fraction in enumerate(self.accepted) if not fraction]
         if constant:
             faults.append(
-                f"no proposal of chains {_listed(constant)} was accepted in {draws} transitions: their draws are equal; "
+                f"no proposal of chains {_listed(constant)} was accepted in {draws} transitions: the draws are equal; "
                 "decrease `step_size` or increase `warmup`"
             )
         low = [f"{fraction:.2f}" for fraction in self.energy_bfmi if fraction < _LOW_FRACTION]
