@@ -28,11 +28,11 @@ from rebasin_core.posteriors import SamplesPosterior
 WIDTH, CHAINS, SEEDS = 50, 4, (0, 1, 2)
 NOISE = GaussianLikelihood(scale=0.3)
 METHODS: dict[str, Inference] = {
-    "hmc": HMC(chains=CHAINS, warmup=300, draws=200),
-    "nuts": NUTS(chains=CHAINS, warmup=300, draws=200),
-    "nuts, warm start": NUTS(chains=CHAINS, warmup=300, draws=200, warm_start=True),
-    "sghmc": SGHMC(epochs=12_000, burn_in=2_000, thinning=50, learning_rate=0.01, momentum_decay=0.1, chains=CHAINS),
+    "hmc": HMC(chains=CHAINS, warmup=200, draws=100),
+    "nuts": NUTS(chains=CHAINS, warmup=200, draws=100, max_depth=7),
+    "sghmc": SGHMC(epochs=12_000, burn_in=2_000, thinning=100, learning_rate=0.01, momentum_decay=0.1, chains=CHAINS),
     "deep_ensemble": DeepEnsemble(members=20, epochs=2_000, optimizer=OptimizerSpec(lr=0.01)),
+    "nuts, warm start": NUTS(chains=CHAINS, warmup=200, draws=100, max_depth=7, warm_start=True),
 }
 COLUMNS = (
     "test log-likelihood",
