@@ -108,7 +108,7 @@ def measured(name: str, seeds: int, *, jointly: bool) -> list[str]:
     row = [name, "jointly" if jointly else "one at a time"]
     times = []
     for noise in NOISE:
-        with nullcontext() if jointly else mock.patch.object(coordinate_descent, "nested_directly", return_value=()):
+        with nullcontext() if jointly else mock.patch.object(coordinate_descent, "nested_jointly", return_value=()):
             trials = [trial(model, spec, noise, seed) for seed in range(seeds)]
         recovered = sum(found for found, _, _ in trials)
         times += [seconds for _, _, seconds in trials]
