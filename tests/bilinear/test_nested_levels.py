@@ -46,7 +46,7 @@ def orders(sizes: Sequence[int]) -> list[list[int]]:
     inner = orders(sizes[1:])
     width = prod(sizes[1:])
     return [
-        [width * unit + place for unit, within in zip(outer, chosen, strict=True) for place in within]
+        [width * unit + number for unit, within in zip(outer, chosen, strict=True) for number in within]
         for outer in permutations(range(sizes[0]))
         for chosen in product(inner, repeat=sizes[0])
     ]
@@ -61,7 +61,7 @@ def test_one_step_of_the_outer_group_reaches_the_optimum_of_all_levels(sizes: tu
     shapes = {f"of_{name}": (prod(sizes[: k + 1]), 3) for k, name in enumerate(names)}
     a, b = random_tensors(shapes, seed), random_tensors(shapes, seed + 100)
     spec = rc.table_spec(table, a, sizes=dict(zip(names, sizes, strict=True)))
-    # All permutations at once: those of the innermost units determine those of the units around them.
+    # All permutations in one tensor: those of the innermost units determine those of the units around them.
     every = torch.tensor(orders(sizes))
     expected = torch.zeros(len(every), dtype=torch.float64)
     for k, name in enumerate(shapes):
