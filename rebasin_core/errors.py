@@ -140,6 +140,10 @@ class ConvergenceWarning(RebasinWarning):
     """An iterative solver reached its iteration limit before it converged; the message states the remaining error."""
 
 
+class SamplerWarning(RebasinWarning):
+    """Chains of a sampler have divergent transitions, are constant, or explored the energy slowly."""
+
+
 class SlowSolverWarning(RebasinWarning):
     """The compiled assignment kernel is not available; SciPy is used instead, which is exact but slower."""
 

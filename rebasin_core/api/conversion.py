@@ -85,7 +85,8 @@ def as_posterior(
         posterior = posterior.named_as(names)
     if spec is not None:
         # If the specification does not list buffers: a permuted buffer of integers is a quantized weight.
-        permuted = {name: posterior.buffers[name] for name in spec.layout.moved if name in posterior.buffers}
+        buffers = posterior.buffers
+        permuted = {name: buffers[name] for name in spec.layout.moved if name in buffers}
         require_numbers(permuted if names is None or names.buffers is None else {}, "the network")
     return posterior if model is None else _completed(posterior, model)
 
@@ -126,15 +127,13 @@ def _completed(posterior: Posterior, model: nn.Module) -> Posterior:
     if not posterior.is_point:
         return posterior
     unsaved = unsaved_buffers(model)
+    given = posterior.buffers
     missing = {
-        name: buffer.detach().clone()
-        for name, buffer in model.named_buffers()
-        if name in unsaved and name not in posterior.buffers
+        name: buffer.detach().clone() for name, buffer in model.named_buffers() if name in unsaved and name not in given
     }
     if not missing:
         return posterior
-    buffers = {**posterior.buffers, **missing}
-    return PointPosterior(posterior.mean, buffers=buffers, prior=posterior.prior)
+    return PointPosterior(posterior.mean, buffers={**given, **missing}, prior=posterior.prior)
 
 
 def write_back(

@@ -88,7 +88,8 @@ def untied_posterior(posterior: Posterior, names: Mapping[str, str]) -> Posterio
     if isinstance(posterior, AbstractMixture):
         components = [untied_posterior(component, names) for component in posterior.components]
         return MixturePosterior(components, weights=posterior.weights)
-    random = [first for first in names.values() if bool(posterior.stddev[first].any())]
+    stddev = posterior.stddev
+    random = [first for first in names.values() if bool(stddev[first].any())]
     if random or not isinstance(posterior, AbstractAttachedPosterior):
         message = (
             f"cannot separate the tied tensors {shorten(sorted(set(names.values())))} of a posterior of kind "

@@ -135,14 +135,28 @@ static void greedy(Problem *p) {
     p->unassigned = kept;
 }
 
-/* The median difference between the best two columns over up to 257 of the unassigned rows, without ties. */
+/* The smallest price - value above `first`; LARGE if all are equal. */
+static double next_above(const Problem *p, int i, double first) {
+    const REAL *value = row(p, i);
+    double least = LARGE;
+    for (int j = 0; j < p->n; ++j) {
+        double x = p->price[j] - (double)value[j];
+        if (x > first && x < least) least = x;
+    }
+    return least;
+}
+
+/* The median difference between the best two columns over up to 257 of the unassigned rows. Columns that are equally
+ * good, such as those of dead units, count as one; rows without a difference are omitted. */
 static double median_difference(const Problem *p) {
     double differences[257];
     int count = 0, step = p->unassigned / 256 + 1;
     for (int k = 0; k < p->unassigned && count < 257; k += step) {
         double first, second;
-        least_two(row(p, p->queue[k]), p->price, p->n, &first, &second);
-        if (second > first) differences[count++] = second - first;
+        int i = p->queue[k];
+        least_two(row(p, i), p->price, p->n, &first, &second);
+        if (second <= first) second = next_above(p, i, first);
+        if (second < LARGE) differences[count++] = second - first;
     }
     qsort(differences, (size_t)count, sizeof(double), ascending);
     return count ? differences[count / 2] : 0.0;

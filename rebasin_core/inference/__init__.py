@@ -3,11 +3,15 @@
 from rebasin_core.inference.base import FitProblem, FitResult, Inference
 from rebasin_core.inference.deep_ensemble import DeepEnsemble
 from rebasin_core.inference.gradient import AbstractGradientInference, AbstractOptimizedInference
+from rebasin_core.inference.hamiltonian.base import AbstractHamiltonianInference
+from rebasin_core.inference.hmc import HMC
 from rebasin_core.inference.maximum_a_posteriori import MAPInference
 from rebasin_core.inference.mc_dropout import MCDropout
 from rebasin_core.inference.mean_field_vi import MeanFieldVI
+from rebasin_core.inference.nuts import NUTS
 from rebasin_core.inference.objective import AbstractObjective
 from rebasin_core.inference.optimizer import OptimizerSpec, ScheduleSpec
+from rebasin_core.inference.sampler_statistics import SamplerStatistics
 from rebasin_core.inference.sghmc import SGHMC
 from rebasin_core.inference.sgld import SGLD
 from rebasin_core.inference.snapshot_ensemble import SnapshotEnsemble
@@ -16,10 +20,13 @@ from rebasin_core.inference.swag import SWAG
 from rebasin_core.inference.training import Optimization
 
 __all__ = [
+    "HMC",
+    "NUTS",
     "SGHMC",
     "SGLD",
     "SWAG",
     "AbstractGradientInference",
+    "AbstractHamiltonianInference",
     "AbstractObjective",
     "AbstractOptimizedInference",
     "AbstractStochasticGradientMCMC",
@@ -32,6 +39,7 @@ __all__ = [
     "MeanFieldVI",
     "Optimization",
     "OptimizerSpec",
+    "SamplerStatistics",
     "ScheduleSpec",
     "SnapshotEnsemble",
 ]

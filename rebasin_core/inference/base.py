@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from rebasin_core.evaluation.task import Batches
+    from rebasin_core.inference.sampler_statistics import SamplerStatistics
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.specs.base import PermutationSpec
     from rebasin_core.symmetry.layout import Layout
@@ -90,12 +91,14 @@ class FitResult:
         history: Mean training objective of each epoch, in nats per example.
         resumed_at: Number of epochs already done in the checkpoint from which training resumed; 0 without one.
         validation: Validation loss after each epoch, in nats per example; empty without validation data.
+        sampler: Statistics of the chains of `hmc` and `nuts`; None for other methods.
     """
 
     posterior: Posterior
     history: tuple[float, ...]
     resumed_at: int
     validation: tuple[float, ...] = ()
+    sampler: SamplerStatistics | None = None
 
 
 class Inference(Strategy):

@@ -15,7 +15,7 @@ from rebasin_core.tensors.digests import digest_of_tensors
 from rebasin_core.tensors.files import read_tensors, write_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from torch.optim.lr_scheduler import LRScheduler
@@ -36,7 +36,7 @@ class TrainingState:
         parameters: Leaf tensors that are optimized.
         buffers: Buffers of the model.
         memory: State of the objective that persists between epochs.
-        optimizer: Optimizer of the parameters.
+        optimizer: Optimizer of the parameters; None for methods without one.
         schedule: Learning-rate schedule, or None.
         generator: Random number generator.
         history: Mean objective of each completed epoch, in nats per example.
@@ -46,7 +46,7 @@ class TrainingState:
     parameters: dict[str, Tensor]
     buffers: dict[str, Tensor]
     memory: dict[str, Tensor]
-    optimizer: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer | None
     schedule: LRScheduler | None
     generator: torch.Generator
     history: list[float] = field(default_factory=list)
@@ -67,7 +67,7 @@ class TrainingState:
         tensors |= {f"memory/{name}": tensor for name, tensor in self.memory.items()}
         tensors |= identity.tensors()
         tensors["generator"] = self.generator.get_state()
-        optimizer = self.optimizer.state_dict()
+        optimizer = {"state": {}, "param_groups": []} if self.optimizer is None else self.optimizer.state_dict()
         numbers: dict[str, Any] = {}
         for index, entries in optimizer["state"].items():
             for key, value in entries.items():
@@ -126,27 +126,32 @@ class TrainingState:
             ):
                 for name, tensor in current.items():
                     tensor.copy_(tensors[f"{prefix}/{name}"])
-        entries: dict[int, dict[str, Any]] = {}
-        stored = {**tensors, **document["numbers"]}
-        for path_in_file, value in stored.items():
-            if path_in_file.startswith("optimizer/"):
-                _, index, key = path_in_file.split("/", 2)
-                entries.setdefault(int(index), {})[key] = value
-        groups = [
-            {k: _tuple(v) if k != "params" else v for k, v in group.items()} for group in document["param_groups"]
-        ]
-        self.optimizer.load_state_dict({"state": entries, "param_groups": groups})
-        # `load_state_dict` casts some state to the parameters' dtype; restore the saved values exactly.
-        for index, parameter in enumerate(p for group in self.optimizer.param_groups for p in group["params"]):
-            for key, value in entries.get(index, {}).items():
-                if isinstance(value, Tensor):
-                    self.optimizer.state[parameter][key] = value.to(self.optimizer.state[parameter][key].device)
+        if self.optimizer is not None:
+            self._restore_optimizer(self.optimizer, {**tensors, **document["numbers"]}, document["param_groups"])
         if self.schedule is not None:
             self.schedule.load_state_dict(document["schedule"])
         self.generator.set_state(tensors["generator"])
         # In place: the training loop and early stopping hold references to these lists.
         self.history[:] = document["history"]
         self.validation[:] = document["validation"]
+
+    @staticmethod
+    def _restore_optimizer(
+        optimizer: torch.optim.Optimizer, stored: Mapping[str, Any], param_groups: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Set the state of an optimizer to the content of a file."""
+        entries: dict[int, dict[str, Any]] = {}
+        for path_in_file, value in stored.items():
+            if path_in_file.startswith("optimizer/"):
+                _, number, key = path_in_file.split("/", 2)
+                entries.setdefault(int(number), {})[key] = value
+        groups = [{k: _tuple(v) if k != "params" else v for k, v in group.items()} for group in param_groups]
+        optimizer.load_state_dict({"state": entries, "param_groups": groups})
+        # `load_state_dict` casts some state to the parameters' dtype; restore the saved values exactly.
+        for index, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
+            for key, value in entries.get(index, {}).items():
+                if isinstance(value, Tensor):
+                    optimizer.state[parameter][key] = value.to(optimizer.state[parameter][key].device)
 
 
 def _digest(tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> str:

@@ -71,7 +71,7 @@ class AbstractGradientInference(Inference):
     @final
     @override
     def _check(self, problem: FitProblem) -> None:
-        with _forked_rng(_on_model_device(problem)) as local:
+        with forked_rng(on_model_device(problem)) as local:
             objective, _ = self._prepared(local)
             inputs, targets = next(checked_batches(problem.data))
             objective.loss(objective.model.to_device(inputs), objective.model.to_device(targets))
@@ -79,7 +79,7 @@ class AbstractGradientInference(Inference):
     @final
     @override
     def _fit(self, problem: FitProblem) -> FitResult:
-        with _forked_rng(_on_model_device(problem)) as local:
+        with forked_rng(on_model_device(problem)) as local:
             identity = None if local.checkpoint is None else ProblemIdentity.of(self, local)
             loop = TrainingLoop(*self._prepared(local), identity)
             resumed_at = loop.run(self.epochs)
@@ -140,8 +140,18 @@ class AbstractOptimizedInference(AbstractGradientInference):
         return self._scheduled(objective, self.optimizer, self.schedule, self.patience)
 
 
-def _on_model_device(problem: FitProblem) -> FitProblem:
-    """Return a problem with its generator on the model's device; raise if its parameters cannot be trained."""
+def on_model_device(problem: FitProblem) -> FitProblem:
+    """Return a problem with its generator on the model's device; raise if its parameters cannot be trained.
+
+    Args:
+        problem: A problem.
+
+    Returns:
+        The problem with such a generator.
+
+    Raises:
+        InvalidInputError: If there are no parameters, or they have several dtypes or one that cannot be trained.
+    """
     parameters = dict(problem.model.named_parameters())
     if not parameters:
         message = "expected a model with at least one parameter, got none"
@@ -172,8 +182,15 @@ def _require_dtypes(parameters: dict[str, nn.Parameter]) -> None:
 
 
 @contextmanager
-def _forked_rng(problem: FitProblem) -> Generator[FitProblem]:
-    """Fork and seed torch's global generators, which stochastic layers of the model (dropout) use."""
+def forked_rng(problem: FitProblem) -> Generator[FitProblem]:
+    """Fork and seed torch's global generators, which stochastic layers of the model (dropout) use.
+
+    Args:
+        problem: A problem; its generator gives the seed.
+
+    Yields:
+        The problem.
+    """
     device = problem.generator.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(problem.generator.initial_seed())

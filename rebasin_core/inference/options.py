@@ -44,10 +44,22 @@ prior.
 """
 
 
+def has_infinite(scale: PriorScale) -> bool:
+    """Return whether a prior is flat in some parameters.
+
+    Args:
+        scale: A prior scale.
+
+    Returns:
+        Whether any of its values is infinite.
+    """
+    values = [value for _, value in scale] if isinstance(scale, tuple) else [scale]
+    return any(math.isinf(value) for value in values)
+
+
 def _proper(scale: PriorScale) -> PriorScale:
     """Return a prior scale; raise if it is infinite."""
-    values = [value for _, value in scale] if isinstance(scale, tuple) else [scale]
-    if any(math.isinf(value) for value in values):
+    if has_infinite(scale):
         message = f"expected a finite prior scale, got {scale!r}; the KL divergence from a flat prior is infinite"
         raise ValueError(message)
     return scale

@@ -134,12 +134,12 @@ class TrainingLoop:
         for index, (inputs, targets) in enumerate(checked_batches(self._problem.data)):
             weight = self._problem.batch_weight(targets)
             step = epoch * self._problem.num_batches + index
-            self.objective.begin_step(self.state.optimizer, step, weight=weight)
+            self.objective.begin_step(self._optimization.optimizer, step, weight=weight)
             model = self.objective.model
             loss = self.objective.loss(model.to_device(inputs), model.to_device(targets))
-            self.state.optimizer.zero_grad(set_to_none=True)
+            self._optimization.optimizer.zero_grad(set_to_none=True)
             (weight * loss).backward()
-            self.state.optimizer.step()
+            self._optimization.optimizer.step()
             self._advance_schedule("step")
             total += loss.item() * len(targets)
             count += len(targets)

@@ -10,7 +10,6 @@ import torch
 from pydantic import PositiveInt
 from typing_extensions import override
 
-from rebasin_core.assignment import AutoAssignment
 from rebasin_core.bilinear.coordinate_descent import CoordinateDescent
 from rebasin_core.bilinear.maps.gauge import balanced
 from rebasin_core.matchers.activation_statistics import CrossMoments, ResponseMetric
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from rebasin_core.symmetry.linear import Symmetry
 
 _MAX_SWEEPS = 100
-# Smallest relative increase of the objective in one sweep over linear maps for which the descent continues.
-_TOLERANCE = 1e-6
 
 
 @final
@@ -119,7 +116,7 @@ class ActivationMatcher(Matcher):
         compared = ComparedUnits.of(symmetry, CrossMoments.of(gauged, problem.model, self.num_samples), self.metric)
         permutations = replace(problem, layout=compared.symmetry.permutations, initial=None)
         permuted = matched_by_similarity(permutations, compared.matrices, start)
-        search = MapSearch(problem, compared.symmetry, AutoAssignment(), _MAX_SWEEPS, _TOLERANCE)
+        search = MapSearch(problem, compared.symmetry)
         best = search.improved(*compared.channels(), permuted)
         found = compared.extended(best.group_element)
         element = of_candidate.compose(found).compose(of_reference.inverse())

@@ -40,8 +40,6 @@ def _current(channels: object) -> object:
 
 # Maximum number of sweeps of coordinate descent after rounding.
 _MAX_SWEEPS = 100
-# Smallest relative increase of the objective in one sweep over linear maps for which the descent continues.
-_TOLERANCE = 1e-6
 
 
 @final
@@ -116,7 +114,7 @@ class FrankWolfeMatcher(Matcher):
             symmetry = of_factors(symmetry, self.symmetry, self.name)
         if not symmetry.linear:
             return self._match_channels(problem, reference, candidate)
-        search = MapSearch(problem, symmetry, AutoAssignment(), _MAX_SWEEPS, _TOLERANCE)
+        search = MapSearch(problem, symmetry)
         return search.between_gauges(reference, candidate, partial(self._match_channels, problem))
 
     def _match_channels(self, problem: MatchProblem, reference: Channels, candidate: Channels) -> MatchResult:

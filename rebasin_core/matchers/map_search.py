@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Literal, TypeAlias, final
 
 import torch
 from tqdm import tqdm
 
+from rebasin_core.assignment import AssignmentSolver, AutoAssignment
 from rebasin_core.bilinear.maps.descent import MapDescent
 from rebasin_core.bilinear.maps.gauge import balanced
 from rebasin_core.errors import NotClosedError
@@ -21,7 +22,6 @@ from rebasin_core.symmetry.symmetry_element import SymmetryElement
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rebasin_core.assignment import AssignmentSolver
     from rebasin_core.bilinear.terms import Channels
     from rebasin_core.matchers.base import MatchProblem
     from rebasin_core.posteriors.base import Posterior
@@ -109,9 +109,9 @@ class MapSearch:
 
     problem: MatchProblem
     symmetry: Symmetry
-    solver: AssignmentSolver
-    max_sweeps: int
-    tolerance: float
+    solver: AssignmentSolver = field(default_factory=AutoAssignment)
+    max_sweeps: int = 100
+    tolerance: float = 1e-6
 
     def between_gauges(
         self, reference: Channels, candidate: Channels, permute: Callable[[Channels, Channels], MatchResult]

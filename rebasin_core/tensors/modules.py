@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -57,11 +58,15 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 
 def _inner(module: nn.Module) -> nn.Module:
-    for base in type(module).__mro__:
-        attribute = _WRAPPERS.get(f"{base.__module__}.{base.__qualname__}")
-        if attribute is not None:
-            return _inner(module.get_submodule(attribute))
-    return module
+    attribute = _wrapped_attribute(type(module).__mro__)
+    return module if attribute is None else _inner(module.get_submodule(attribute))
+
+
+@cache
+def _wrapped_attribute(bases: tuple[type, ...]) -> str | None:
+    """Return the name of the wrapped module in modules with these base classes; None if none is a wrapper."""
+    names = (f"{base.__module__}.{base.__qualname__}" for base in bases)
+    return next((_WRAPPERS[name] for name in names if name in _WRAPPERS), None)
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import pytest
 import torch
 from torch import nn
 
 from rebasin_core import Task, as_posterior, barrier, build, match
-from rebasin_core.architectures import MLPArchitecture
+from rebasin_core.architectures import CifarResNetArchitecture, MLPArchitecture
 from rebasin_core.errors import InvalidInputError, UnknownNameError
+from rebasin_core.tensors.modules import copied
 
 
 def test_conversion_to_posteriors() -> None:
@@ -49,3 +52,13 @@ def test_unknown_families_and_names() -> None:
         build("matchers", name="weight")
     with pytest.raises(UnknownNameError, match="did you mean 'digits'"):
         build("dataset", name="digit")
+
+
+def test_matching_does_not_copy_all_buffers_for_every_tensor() -> None:
+    architecture = CifarResNetArchitecture(depth=8)
+    first, second = (architecture.build((3, 32, 32), 10, generator=torch.Generator().manual_seed(s)) for s in (1, 2))
+    spec = architecture.spec(first)
+    assert len(spec.layout.moved) > 30
+    with patch("rebasin_core.posteriors.attached.copied", wraps=copied) as copies:
+        match(first, second, spec, matcher="weight")
+    assert copies.call_count < 20

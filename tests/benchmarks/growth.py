@@ -121,7 +121,7 @@ def main() -> None:
     for name in options.quantities:
         what, sizes, make = QUANTITIES[name]
         times = [seconds(make(size)) for size in sizes]
-        shown = ", ".join(f"{size}: {1000 * t:.3g}" for size, t in zip(sizes, times, strict=True))
+        shown = ", ".join(f"{size}: {1000 * t:.{1 if t < 1 else 0}f}" for size, t in zip(sizes, times, strict=True))
         rows.append([name, what, shown, exponent(sizes, times)])
     print(tabulate(rows, ["quantity", "problem", "size: CPU time (ms)", "exponent"], "github", floatfmt=".2f"))
 

@@ -137,20 +137,33 @@ class Control:
         """
         thresholds = self.thresholds_at(point)
         wanted = self.pending if point.gradients is None else self.pending[:_MANY]
-        together = self._sensitivities.joint(point, wanted)
-        if max(together) <= thresholds.rounding:  # the usual case: only biases of keys are pending
-            self._without_effect = set(wanted)
+        if self.lack_effects(point, wanted):
             return thresholds.tolerance
         effects = {part: self._sensitivities.finite(point, part) for part in wanted}
         self._without_effect = {part for part, effect in effects.items() if max(effect) <= thresholds.rounding}
         self._remove_shown(thresholds, effects)
         return thresholds.limit(effects.values())
 
+    def lack_effects(self, point: Point, parts: Sequence[Part]) -> bool:
+        """Return whether parts have no effect at a point, by two runs: the usual case, such as biases of keys.
+
+        Args:
+            point: The point.
+            parts: Pending parts.
+
+        Returns:
+            Whether permuting all of them and perturbing all of them change the outputs by no more than rounding.
+        """
+        if max(self._sensitivities.joint(point, parts)) > self.thresholds_at(point).rounding:
+            return False
+        self._without_effect = set(parts)
+        return True
+
     def classify(self, point: Point) -> None:
         """Remove pending parts that have no effect at any parameters: unused and inert ones.
 
         Args:
-            point: The point of the last call of `examine_runs`.
+            point: The point of the last call of `examine_runs` or `lack_effects`.
         """
         thresholds = self.thresholds_at(point)
         # The influence of a cell does not depend on the group.

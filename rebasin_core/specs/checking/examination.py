@@ -21,7 +21,9 @@ from rebasin_core.symmetry.permutation import Permutation
 from rebasin_core.symmetry.symmetry_element import SymmetryElement
 
 if TYPE_CHECKING:
-    from torch import nn
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
 
     from rebasin_core.specs.checking.runs import Inputs
     from rebasin_core.symmetry.layout import Layout
@@ -135,7 +137,7 @@ class Examination:
         points: list[Point] = []
         failures: list[str] = []
         for draw in tensors.draws(self._generator):
-            point = Point.of(runner, draw, self._generator, gradients=bool(control.pending))
+            point, is_classified = self._point(runner, draw, control, number=len(points) + 1)
             if isinstance(point, str):
                 failures.append(point)
                 if len(failures) == 2 and not points and not _runs(runner, tensors):
@@ -144,7 +146,7 @@ class Examination:
             points.append(point)
             found.first = found.first or point
             limit = control.examine_gradients(point) if control.pending else control.thresholds_at(point).tolerance
-            limit = min(limit, self._examine_few(control, point, len(points)))
+            limit = min(limit, math.inf if is_classified else self._examine_few(control, point, len(points)))
             if not self._passes(point, limit, found, len(points)):
                 return found
             if len(points) >= min(2, self._tries) and not control.pending:
@@ -157,6 +159,23 @@ class Examination:
                     return found
         _report(control, found, failures if not points else [])
         return found
+
+    def _point(
+        self, runner: Runner, draw: Mapping[str, Tensor], control: Control, *, number: int
+    ) -> tuple[Point | str, bool]:
+        """Return the model at some parameters, or why its outputs cannot be compared, and whether parts are classified.
+
+        Few parts without an effect at the first parameters usually have none at any. Then gradients are not needed.
+        """
+        if number != 2 or not 0 < len(control.pending) <= _FEW:
+            return Point.of(runner, draw, self._generator, gradients=bool(control.pending)), False
+        point = Point.of(runner, draw, self._generator, gradients=False)
+        if isinstance(point, str):
+            return point, False
+        if control.lack_effects(point, control.pending):
+            control.classify(point)
+            return point, True
+        return Point.of(runner, draw, self._generator, gradients=True), False
 
     @staticmethod
     def _examine_few(control: Control, point: Point, number: int) -> float:

@@ -151,6 +151,14 @@ def _hamiltonians(_: Path) -> Sequence[object]:
     ]
 
 
+def _full_batch_chains(_: Path) -> Sequence[object]:
+    return [inference.HMC(warmup=40, draws=8, chains=2, leapfrog_steps=4)]
+
+
+def _no_u_turns(_: Path) -> Sequence[object]:
+    return [inference.NUTS(warmup=30, draws=8, chains=2, max_depth=4)]
+
+
 def _dropouts(_: Path) -> Sequence[object]:
     return [inference.MCDropout(epochs=30, optimizer=_FAST)]
 
@@ -190,6 +198,8 @@ _MAKERS: dict[type[object], Callable[[Path], Sequence[object]]] = {
     inference.SWAG: _swags,
     inference.SGLD: _langevins,
     inference.SGHMC: _hamiltonians,
+    inference.HMC: _full_batch_chains,
+    inference.NUTS: _no_u_turns,
     inference.MCDropout: _dropouts,
     MarginalizedBarrier: _marginalized,
     merging.TIESMerge: _ties,

@@ -1,0 +1,1 @@
+"""Hamiltonian Monte Carlo: dynamics, trajectories, adaptation and statistics of parallel chains."""
