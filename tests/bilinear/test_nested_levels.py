@@ -156,7 +156,8 @@ class Block(nn.Module):
     @override
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.conv(torch.relu(self.first(x)))
-        return self.skip(x) + self.last(torch.relu(self.second(hidden)))
+        output: Tensor = self.skip(x) + self.last(torch.relu(self.second(hidden)))
+        return output
 
 
 class SmallUNet(nn.Module):
@@ -175,7 +176,8 @@ class SmallUNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         left = self.left(self.start(x))
         below = nn.functional.interpolate(self.middle(self.down(left)), scale_factor=2.0)
-        return self.head(self.right(torch.cat([below, left], 1)))
+        output: Tensor = self.head(self.right(torch.cat([below, left], 1)))
+        return output
 
 
 # With the first seed, assignments of two of the three levels reach another local optimum.
