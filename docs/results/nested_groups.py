@@ -1,13 +1,14 @@
 """Measure how often planted elements of networks with nested groups are recovered.
 
-    pip install timm transformers
+    pip install diffusers timm transformers
     python docs/results/nested_groups.py [MODEL ...] [--seeds 20]
 
 The reference has random parameters. The candidate is a permuted copy with Gaussian noise, whose standard deviation is
 given relative to the root mean square of each tensor. The matcher is `weight`. *Jointly*: a group is assigned together
-with the groups nested in it. *One at a time*: each group is assigned with all others fixed; this is an ablation, not an
-option of the matcher. The table has the number of trials in which the objective of the planted element is reached, the
-mean share of recovered units, and the mean CPU time of a match. Large networks have fewer trials.
+with the groups nested in it. *One at a time*: each group is assigned with all others fixed. *Two levels* (for networks
+that have more): a group is assigned with the groups nested in it if no others are nested in these. Both are ablations,
+not options of the matcher. The table has the number of trials in which the objective of the planted element is reached,
+the mean share of recovered units, and the mean CPU time of a match. Large networks have fewer trials.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -24,9 +24,15 @@ from tabulate import tabulate
 
 import rebasin_core as rc
 from rebasin_core.bilinear import coordinate_descent
+from rebasin_core.bilinear.levels import nested_jointly
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import nn
+
+    from rebasin_core.bilinear import Term
+    from rebasin_core.symmetry import Layout
 
 NOISE = (0.0, 0.1)
 LARGE = 10**7
@@ -53,6 +59,10 @@ TIMM = {
     "RegNetY-200MF": "regnety_002",
     "ResNeXt-50 32x4d": "resnext50_32x4d",
 }
+UNETS: dict[str, dict[str, Any]] = {
+    "UNet, widths 16, 32, 64": {"block_out_channels": (16, 32, 64), "norm_num_groups": 4},
+    "UNet, widths 32, 64, 128": {"block_out_channels": (32, 64, 128), "norm_num_groups": 8},
+}
 
 
 def network(name: str) -> tuple[nn.Module, rc.PermutationSpec]:
@@ -66,6 +76,13 @@ def network(name: str) -> tuple[nn.Module, rc.PermutationSpec]:
         options = {"img_size": 64} if "vit" in TIMM[name] else {}
         model: nn.Module = timm.create_model(TIMM[name], pretrained=False, num_classes=7, **options)
         args: tuple[torch.Tensor, ...] = (images,)
+    elif name in UNETS:
+        import diffusers  # ruff: ignore[import-outside-top-level] - an optional package
+
+        blocks = {"down_block_types": ("DownBlock2D",) * 3, "up_block_types": ("UpBlock2D",) * 3}
+        model = diffusers.UNet2DModel(16, attention_head_dim=4, **blocks, **UNETS[name])
+        args = (torch.randn(1, 3, 16, 16), torch.tensor([3]))
+        inputs = {"return_dict": False}
     else:
         import transformers  # ruff: ignore[import-outside-top-level] - an optional package
 
@@ -101,14 +118,30 @@ def trial(model: nn.Module, spec: rc.PermutationSpec, noise: float, seed: int) -
     return result.objective >= (1 - 1e-5) * best, 1 - sum(wrong.moved.values()) / units, seconds
 
 
-def measured(name: str, seeds: int, *, jointly: bool) -> list[str]:
-    """Return one row of the table."""
+def two_levels(layout: Layout, name: str, terms: Sequence[Term]) -> tuple[str, ...]:
+    """Return the groups nested in a group if no others are nested in these."""
+    inner = nested_jointly(layout, name, terms)
+    return inner if all(layout.groups[group].within == name for group in inner) else ()
+
+
+def one_level(*_: object) -> tuple[str, ...]:
+    """Return no groups."""
+    return ()
+
+
+METHODS = {"one at a time": one_level, "two levels": two_levels, "jointly": nested_jointly}
+
+
+def measured(name: str, seeds: int, method: str) -> list[str] | None:
+    """Return one row of the table; None if the method is that of the next row for this network."""
     model, spec = network(name)
+    if method == "two levels" and max(len(spec.layout.ancestors(group)) for group in spec.groups) == 1:
+        return None
     seeds = seeds if sum(p.numel() for p in model.parameters()) < LARGE else max(1, seeds // 4)
-    row = [name, "jointly" if jointly else "one at a time"]
+    row = [name, method]
     times = []
     for noise in NOISE:
-        with nullcontext() if jointly else mock.patch.object(coordinate_descent, "nested_directly", return_value=()):
+        with mock.patch.object(coordinate_descent, "nested_jointly", METHODS[method]):
             trials = [trial(model, spec, noise, seed) for seed in range(seeds)]
         recovered = sum(found for found, _, _ in trials)
         times += [seconds for _, _, seconds in trials]
@@ -124,10 +157,11 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
-    for name in arguments.models or [*TRANSFORMERS, *TIMM]:
-        for jointly in (False, True):
-            rows.append(measured(name, arguments.seeds, jointly=jointly))
-            print(rows[-1], file=sys.stderr, flush=True)
+    for name in arguments.models or [*TRANSFORMERS, *TIMM, *UNETS]:
+        for method in METHODS:
+            if row := measured(name, arguments.seeds, method):
+                rows.append(row)
+                print(row, file=sys.stderr, flush=True)
     headers = ["network", "nested groups", *(f"noise {noise}" for noise in NOISE), "CPU time (s)"]
     print(tabulate(rows, headers, tablefmt="github"))
 

@@ -1,6 +1,8 @@
 """Sums of bilinear assignment problems over the groups of a network: terms, similarity matrices, coordinate descent."""
 
 from rebasin_core.bilinear.coordinate_descent import CoordinateDescent
+from rebasin_core.bilinear.levels import Level
+from rebasin_core.bilinear.nested_levels import NestedLevels
 from rebasin_core.bilinear.terms import Channels, Term
 from rebasin_core.bilinear.two_levels import TwoLevels
 from rebasin_core.bilinear.unit_similarity import UnitSimilarity, unit_similarities
@@ -8,6 +10,8 @@ from rebasin_core.bilinear.unit_similarity import UnitSimilarity, unit_similarit
 __all__ = [
     "Channels",
     "CoordinateDescent",
+    "Level",
+    "NestedLevels",
     "Term",
     "TwoLevels",
     "UnitSimilarity",

@@ -10,12 +10,13 @@ import torch
 from rebasin_core.assignment import Assignment, AssignmentSolver, default_solver
 from rebasin_core.bilinear.bound import upper_bound
 from rebasin_core.bilinear.descent_state import DescentState
-from rebasin_core.bilinear.pair_products import PairProducts, chosen_within, nested_directly
+from rebasin_core.bilinear.levels import innermost, is_coupled, nested_jointly
+from rebasin_core.bilinear.nested_levels import NestedLevels, chosen_within
+from rebasin_core.bilinear.pair_products import PairProducts
 from rebasin_core.bilinear.pieces import pieces
 from rebasin_core.bilinear.products import picked, total_product
 from rebasin_core.bilinear.similarity import SimilarityMatrices, reordered_within
 from rebasin_core.bilinear.terms import Term, joined, terms_of
-from rebasin_core.bilinear.two_levels import TwoLevels
 from rebasin_core.symmetry.action import act_on_cell
 from rebasin_core.tensors.device import CPU
 
@@ -43,11 +44,11 @@ class CoordinateDescent:
     r"""Block coordinate ascent for $\max_g \sum_c \langle \phi_c, g \psi_c \rangle$ over permutations $g$.
 
     Each step optimizes one group exactly with all others fixed: one linear assignment problem, or one for each unit of
-    the outer groups. A group and its directly nested groups (heads and the width inside them) are optimized jointly, by
-    assignment problems for every pair of outer units (see `TwoLevels`): exactly, unless a tensor has axes of several of
-    the nested groups; then at least as well as with the current permutation of the nested groups. Such joint steps are
-    made in the first two sweeps, and again when no other step improves the objective. If a group acts twice on a
-    tensor, the assignment is a linearization. A step is accepted only if the objective increases by more than rounding.
+    the outer groups. A group and the groups nested in it (heads and the width inside them) are optimized jointly, by
+    assignment problems for every pair of outer units (see `NestedLevels`): exactly, unless a tensor has axes of several
+    groups nested in the same one; then at least as well as with their current permutations. Such joint steps are made
+    in the first two sweeps, and again when no other step improves the objective. If a group acts twice on a tensor, the
+    assignment is a linearization. A step is accepted only if the objective increases by more than rounding.
 
     Similarity matrices are updated incrementally, groups whose neighbors are unchanged are skipped, and assignments are
     warm-started.
@@ -100,12 +101,12 @@ class CoordinateDescent:
             for name, group in layout.groups.items()
         }
         self._terms_of_group = {name: [term for term in self._terms if name in term.groups] for name in layout.groups}
-        self._inner = {name: nested_directly(layout, name) for name in layout.groups}
+        self._inner = {name: nested_jointly(layout, name, self._terms_of_group[name]) for name in layout.groups}
         self._coupled = [
-            name
-            for name, inner in self._inner.items()
-            if any(sum(group in inner for group in term.groups) > 1 for term in self._terms_of_group[name])
+            n for n, inner in self._inner.items() if inner and is_coupled(layout, n, self._terms_of_group[n])
         ]
+        # Groups that are always assigned with a group around them, and need no steps of their own.
+        self._covered = {child for name, inner in self._inner.items() if self._is_step_exact(name) for child in inner}
         self._similarities = SimilarityMatrices(layout, self._terms_of_group, memory=memory)
         self._pairs = PairProducts(layout, self._similarities.dtype, self._similarities.remembered)
         self.start_at(initial)
@@ -305,16 +306,13 @@ class CoordinateDescent:
         """Optimize one group; return whether its index changed."""
         self._stale[name] = False
         terms = self._terms_of_group[name]
-        if self._layout.index_shape(name)[-1] == 1 or not terms:
+        if self._layout.index_shape(name)[-1] == 1 or not terms or name in self._covered:
             return False
         start = perf_counter()
         within: dict[str, Tensor] = {}
         current: Tensor | None = None
-        outer = self._layout.groups[name].within
         if self._inner[name] and (self.state.is_joint or name not in self._coupled):
-            similarity, within, current = self._at_two_levels(name, terms)
-        elif outer in self._inner and outer not in self._coupled and self._pairs.has(name):
-            similarity = self._pairs.within(name, terms, self.indices)
+            similarity, within, current = self._at_all_levels(name, terms)
         else:
             similarity = self._similarities.of(name, self.indices)
         mid = perf_counter()
@@ -339,7 +337,7 @@ class CoordinateDescent:
         # New unit h is old unit index[h], which had the position order[h] until now.
         order = old[name].argsort(-1).gather(-1, index)
         reordered = reordered_within(self._layout, self.indices, name, order)
-        self.indices = {**reordered, name: index, **chosen_within(within, index)}
+        self.indices = {**reordered, name: index, **chosen_within(self._layout, within, index)}
         if increase is None or not exact:
             increase = self._value(terms) - before
             if increase <= _RELATIVE_TOLERANCE * abs(before):
@@ -354,17 +352,21 @@ class CoordinateDescent:
                     self._stale[other] = True
         return True
 
-    def _at_two_levels(self, name: str, terms: Sequence[Term]) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
+    def _is_step_exact(self, name: str) -> bool:
+        """Return whether steps of a group find the best permutation of it and of all groups nested in it."""
+        is_free = self._layout.groups[name].size > 1 and name not in self._coupled
+        return is_free and all(term.groups.count(name) == 1 for term in self._terms_of_group[name])
+
+    def _at_all_levels(self, name: str, terms: Sequence[Term]) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
         """Return the similarity of a group, for each pair of units with an assignment of its nested groups.
 
         The shapes are ``[*outer, n, n]``, and ``[*outer, n, n, m]`` for a nested group with m units within each of n.
         The last result is the similarity of the current pairs with the current assignments within, ``[*outer, n]``; it
         is not known if nested groups are coupled.
         """
-        inner = self._inner[name]
-        outside = [term for term in terms if not any(group in inner for group in term.groups)]
-        inside = [term for term in terms if any(group in inner for group in term.groups)]
-        blocks = TwoLevels(self._layout, name, inside, self.indices, self._solver, pairs=self._pairs)
+        inside = [term for term in terms if innermost(self._layout, name, term)]
+        outside = [term for term in terms if term not in inside]
+        blocks = NestedLevels(self._layout, name, inside, self.indices, self._solver, pairs=self._pairs)
         values, within = blocks.solve()
         of_outside = self._similarities.recomputed(name, self.indices, outside)
         if blocks.is_exact:
@@ -375,7 +377,8 @@ class CoordinateDescent:
         kept = reordered_within(self._layout, self.indices, name, order)
         better = (current > values).unsqueeze(-1)
         values = torch.maximum(values, current)
-        within = {child: torch.where(better, kept[child].unsqueeze(-3), choice) for child, choice in within.items()}
+        for child, choice in within.items():
+            within[child] = torch.where(better, kept[child].reshape(*order.shape, -1).unsqueeze(-3), choice)
         return values + of_outside, within, None
 
     def _value(self, terms: Sequence[Term], indices: Mapping[str, Tensor] | None = None) -> float:

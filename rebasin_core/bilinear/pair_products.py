@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, final
 import torch
 
 from rebasin_core.bilinear.changes import MAX_UPDATES, changes_of
+from rebasin_core.bilinear.levels import Level, nested_in
 from rebasin_core.bilinear.pieces import pieces
 from rebasin_core.bilinear.products import inner_products
 from rebasin_core.symmetry.action import act_on_cell
@@ -22,22 +23,8 @@ if TYPE_CHECKING:
     from rebasin_core.symmetry.layout import Layout
 
 
-def nested_directly(layout: Layout, name: str) -> tuple[str, ...]:
-    """Return the groups nested in a group if both levels can be assigned jointly, else none.
-
-    Args:
-        layout: The groups.
-        name: Name of the outer group.
-
-    Returns:
-        The nested groups; empty if there are none, or if another group is nested in one of them.
-    """
-    inner = tuple(other for other in layout.groups if name in layout.ancestors(other))
-    return inner if all(layout.groups[other].within == name for other in inner) else ()
-
-
 def entries_of_pairs(layout: Layout, name: str) -> int:
-    """Return the number of entries of the matrices of all groups nested directly in a group.
+    """Return the number of entries of the matrices of all groups nested in a group.
 
     Args:
         layout: The groups.
@@ -48,7 +35,7 @@ def entries_of_pairs(layout: Layout, name: str) -> int:
     """
     outer = prod(layout.index_shape(name)[:-1])
     # All units within one unit of the outer groups are compared with each other.
-    return sum(prod(layout.index_shape(child)) ** 2 // outer for child in nested_directly(layout, name))
+    return sum(prod(layout.index_shape(child)) ** 2 // outer for child in nested_in(layout, name))
 
 
 @final
@@ -66,9 +53,9 @@ class _Kept:
 class PairProducts:
     r"""Matrices of inner products $\langle \phi_{(i, a)}, \psi_{(j, b)} \rangle$ of units $a$ in $i$ and $b$ in $j$.
 
-    Here $a$ and $b$ are units of a nested group, and $i$ and $j$ those of the group directly around it. The candidate
-    is permuted by all other groups. Matrices of some groups are kept, and updated when other groups change: by products
-    over the permuted units only, if that is less work.
+    Here $a$ and $b$ are units of a nested group, and $i$ and $j$ those of the groups around it: of the one directly
+    around it, or of all up to a group ``top``. The candidate is permuted by all other groups. Matrices of some groups
+    are kept, and updated when other groups change: by products over the permuted units only, if that is less work.
 
     Args:
         layout: The groups.
@@ -83,80 +70,54 @@ class PairProducts:
         self._layout = layout
         self._dtype = dtype
         self._remembered = remembered
-        self._kept: dict[str, _Kept] = {}
-
-    def has(self, child: str) -> bool:
-        """Return whether the matrix of a nested group is kept, possibly for other permutations of the other groups.
-
-        Args:
-            child: Name of the nested group.
-
-        Returns:
-            Whether there is one.
-        """
-        return child in self._kept
+        self._kept: dict[tuple[str, str], _Kept] = {}
 
     def forget(self) -> None:
         """Discard all matrices."""
         self._kept.clear()
 
-    def of(self, child: str, terms: Sequence[Term], indices: Mapping[str, Tensor]) -> Tensor:
+    def of(self, child: str, terms: Sequence[Term], indices: Mapping[str, Tensor], *, top: str | None = None) -> Tensor:
         """Return the inner products of all pairs of units; do not change the tensor.
 
         Args:
             child: Name of the nested group.
             terms: Terms on which it acts once, and no other group nested in the same group.
             indices: Current permutations of all groups. The result does not depend on those of the group and of the
-                group directly around it.
+                groups around it up to ``top``.
+            top: The outermost group whose units are compared; the group directly around the nested group if None.
 
         Returns:
-            ``[*outer, n, n, m, m]`` for n units of the group around it, and m units in each of them.
+            ``[*outer, n, n, m, m]`` for n units of the groups around it, and m units in each of them. The groups around
+            ``top`` are the outer ones.
         """
-        compared = [(term, self._compared(child, term)) for term in terms]
+        around = str(self._layout.groups[child].within)
+        level = Level(self._layout, top or around, child)
+        compared = [(term, level.positions(term)) for term in terms]
         others = [(group, p, fixed) for term, fixed in compared for p, group in term.grouped]
         now = {group: indices[group] for group, position, fixed in others if position not in fixed}
-        kept = self._kept.get(child)
-        if kept is None or kept.terms != [*terms] or not self._is_updated(child, kept, compared, now):
-            kept = _Kept(self._recomputed(child, compared, indices), [*terms], now)
-            if self._layout.groups[child].within in self._remembered:
-                self._kept[child] = kept
-        *outer, size, width = self._layout.index_shape(child)
-        return kept.total.view(*outer, size, width, size, width).transpose(-3, -2)
-
-    def within(self, child: str, terms: Sequence[Term], indices: Mapping[str, Tensor]) -> Tensor:
-        """Return the similarity matrix of a nested group, at the current permutation of the group around it.
-
-        Args:
-            child: Name of the nested group.
-            terms: All terms on which it acts, as for `of`.
-            indices: Current permutations of all groups.
-
-        Returns:
-            ``[*outer, n, m, m]``.
-        """
-        return at_assignment(self.of(child, terms, indices), indices[str(self._layout.groups[child].within)])
-
-    def _compared(self, child: str, term: Term) -> tuple[int, ...]:
-        """Return the positions of the group around a nested group and of the nested group among the atoms."""
-        return term.positions(str(self._layout.groups[child].within))[0], term.positions(child)[0]
-
-    def _batch(self, child: str, term: Term) -> list[int]:
-        return [term.positions(group)[0] for group in self._layout.ancestors(child)[:-1]]
+        kept = self._kept.get((level.top, child))
+        if kept is None or kept.terms != [*terms] or not self._is_updated(level, kept, compared, now):
+            kept = _Kept(self._recomputed(level, compared, indices), [*terms], now)
+            if level.top in self._remembered:
+                self._kept[level.top, child] = kept
+        width = self._layout.groups[child].size
+        size = level.size // width
+        return kept.total.view(*level.outer, size, width, size, width).transpose(-3, -2)
 
     def _recomputed(
-        self, child: str, compared: Sequence[tuple[Term, tuple[int, ...]]], indices: Mapping[str, Tensor]
+        self, level: Level, compared: Sequence[tuple[Term, tuple[int, ...]]], indices: Mapping[str, Tensor]
     ) -> Tensor:
         """Return the sum over the terms, ``[*outer, n m, n m]``."""
-        *outer, size, width = self._layout.index_shape(child)
-        total = torch.zeros((*outer, size * width, size * width), dtype=self._dtype, device=indices[child].device)
+        shape = (*level.outer, level.size, level.size)
+        total = torch.zeros(shape, dtype=self._dtype, device=indices[level.name].device)
         for term, fixed in compared:
             for reference, candidate, done in pieces(term, indices, whole=fixed, nested=self._layout.nesting):
                 permuted = act_on_cell(self._layout, indices, candidate, term.atoms, skip=(*fixed, *done))
-                total += inner_products(reference, permuted, batch=self._batch(child, term), compared=[*fixed])
+                total += inner_products(reference, permuted, batch=level.batch(term), compared=[*fixed])
         return total
 
     def _is_updated(
-        self, child: str, kept: _Kept, compared: Sequence[tuple[Term, tuple[int, ...]]], now: dict[str, Tensor]
+        self, level: Level, kept: _Kept, compared: Sequence[tuple[Term, tuple[int, ...]]], now: dict[str, Tensor]
     ) -> bool:
         """Update a matrix if that is less work than recomputing it; return whether it is valid now."""
         if all(index is kept.indices[group] for group, index in now.items()):
@@ -165,7 +126,7 @@ class PairProducts:
         if changes is None:
             return False
         for change in changes:
-            batch = self._batch(child, change.term)
+            batch = level.batch(change.term)
             for reference, difference, position_of in change.pieces():
                 kept.total += inner_products(
                     reference,
@@ -190,20 +151,3 @@ def at_assignment(products: Tensor, index: Tensor) -> Tensor:
     """
     chosen = index[..., None, None, None].expand(*index.shape, 1, *products.shape[-2:])
     return products.gather(-3, chosen).squeeze(-3)
-
-
-def chosen_within(within: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
-    """Return the permutations of nested groups that belong to an assignment of the outer group.
-
-    Args:
-        within: For every nested group, its permutation for each pair of outer units, ``[*outer, n, n, m]``.
-        index: The assignment, ``[*outer, n]``.
-
-    Returns:
-        ``[*outer, n, m]`` for every nested group.
-    """
-    found = {}
-    for child, choice in within.items():
-        pairs = index[..., None, None].expand(*index.shape, 1, choice.shape[-1])
-        found[child] = choice.gather(-2, pairs).squeeze(-2)
-    return found

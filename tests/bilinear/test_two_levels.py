@@ -11,6 +11,7 @@ import torch
 from rebasin_core import PermutationSpec, table_spec
 from rebasin_core.assignment import default_solver
 from rebasin_core.bilinear import CoordinateDescent, two_levels
+from rebasin_core.bilinear.levels import Level
 from rebasin_core.bilinear.terms import terms_of
 from rebasin_core.matchers import WeightMatcher
 from rebasin_core.posteriors import PointPosterior
@@ -153,7 +154,7 @@ def test_values_are_inner_products_of_the_chosen_assignments(
         for term in terms_of(axes, a[name].unsqueeze(0), b[name].unsqueeze(0))
         if not set(inner).isdisjoint(term.groups)
     ]
-    blocks = two_levels.TwoLevels(spec.layout, "g", terms, spec.identity().indices, default_solver())
+    blocks = two_levels.TwoLevels(Level(spec.layout, "g", "g"), terms, spec.identity().indices, default_solver())
     values, choices = blocks.solve()
     assert not blocks.is_exact
     for i, j in product(range(size), repeat=2):
