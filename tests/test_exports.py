@@ -77,6 +77,7 @@ for name in sys.argv[1:]:
 """
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes that have imported PyTorch")
 def test_names_can_be_imported_in_any_order() -> None:
@@ -138,6 +139,7 @@ def test_dir_and_help_list_names_that_are_not_imported() -> None:
     assert "class TableSpec" in text
 
 
+@pytest.mark.nightly
 def test_classes_are_pickled_and_copied_by_their_own_modules() -> None:
     code = "import pickle, sys; print(pickle.loads(bytes.fromhex(sys.argv[1])))"
     for kind in (rebasin_core.TableSpec, rebasin_core.MatchResult, rebasin_core.Permutation):

@@ -48,12 +48,12 @@ def test_stated_errors_cover_the_exact_barrier() -> None:
     first, second, task = pair(examples=200)
     exact = rc.barrier(first, second, task, num_points=41, num_samples=4096, estimator="marginalized")
     deviations = []
-    for seed in range(40):
+    for seed in range(20):
         generator = torch.Generator().manual_seed(seed)
         curve = rc.barrier(first, second, task, error=0.02, generator=generator)
         scale = math.hypot(curve.height_stderr, exact.height_stderr, 0.01)  # 0.01: half the error, by the points
         deviations.append(abs(curve.height - curve.height_bias - exact.height) / scale)
-    assert sum(deviation <= 2 for deviation in deviations) >= 36
+    assert sum(deviation <= 2 for deviation in deviations) >= 17
     assert max(deviations) < 4
 
 

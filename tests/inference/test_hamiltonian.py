@@ -130,6 +130,7 @@ def plain_loop(data: list[tuple[torch.Tensor, torch.Tensor]], step: float, steps
     return torch.stack(chain)
 
 
+@pytest.mark.nightly
 def test_the_effective_sample_size_per_gradient_is_that_of_a_plain_loop() -> None:
     model, data, _, _ = linear_regression()
     step, steps, draws = 0.06, 3, 1200
@@ -144,6 +145,7 @@ def test_the_effective_sample_size_per_gradient_is_that_of_a_plain_loop() -> Non
     assert ess[0] > 0.8 * ess[1]
 
 
+@pytest.mark.nightly
 def test_adaptation_raises_the_effective_sample_size_per_gradient() -> None:
     """Posterior scales that differ by a factor of 6: a mass matrix needs few steps for both."""
     generator = torch.Generator().manual_seed(0)
@@ -249,7 +251,7 @@ class Interrupted(nn.Linear):
 
 @pytest.mark.filterwarnings("ignore::rebasin_core.errors.SamplerWarning")  # few transitions
 @BOTH
-@pytest.mark.parametrize("calls", [100, 300])
+@pytest.mark.parametrize("calls", [100, pytest.param(300, marks=pytest.mark.nightly)])
 def test_an_interrupted_run_resumes(method: Method, calls: int, tmp_path: Path) -> None:
     data = whole_batch()
     with torch.random.fork_rng():

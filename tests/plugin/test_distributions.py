@@ -106,6 +106,7 @@ barrier:
 """
 
 
+@pytest.mark.nightly
 def test_run_file_with_components_of_a_package(environment: Environment) -> None:
     (environment.folder / "run.yaml").write_text(RUN)
     done = environment.run("-m", "rebasin_core", "run", "run.yaml", "-o", "out", plugins=GOOD)
@@ -149,6 +150,7 @@ def test_schema_contains_the_options_of_components(environment: Environment) -> 
     assert {"EasedPath", "SphericalMetric", "LogisticInference", "MarginalizedBarrier"} <= definitions.keys()
 
 
+@pytest.mark.nightly
 def test_kit_detects_a_broken_law(environment: Environment) -> None:
     done = environment.run("-m", "rebasin_core", "check", GOOD, plugins=GOOD)
     assert done.returncode == 1

@@ -103,7 +103,8 @@ class Clock:
         return self._now
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("workers", [1, 2])
 def test_killed_and_hanging_workers(
     file: Path, undisturbed: dict[str, object], disturbances: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:

@@ -39,6 +39,7 @@ def test_many_writers_of_the_same_artifacts(store: Store) -> None:
     assert rest == ["True", "True", "0", "0"]
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_killed_writers_leave_no_half_artifacts_and_their_leftovers_are_removed(store: Store) -> None:
     count, leftovers, *rest = hammered("killed", store.address, "40")
