@@ -123,6 +123,6 @@ def _number_of_outputs(name: str) -> int:
 def test_every_family_is_tested() -> None:
     marks = test_every_rule_is_sound_with_every_output_of_its_operator.pytestmark  # type: ignore[attr-defined]
     rows = [row for mark in marks if mark.name == "parametrize" for row in mark.args[1]]
-    pairs = [row.values if isinstance(row, type(pytest.param())) else row for row in rows]
+    pairs: list[Any] = [row.values if isinstance(row, type(pytest.param())) else row for row in rows]
     tried = {family for _, families in pairs for family in families}
     assert tried == set(BUILT_IN_FAMILIES) - {VisionRules}
