@@ -75,7 +75,8 @@ def alignments(
     if not only:
         yield "unaligned", first, second
         yield "permutation", first, rc.match(first, second, spec, "weight").apply(second)
-    first, second = (rc.fold(network, spec).network for network in pair)
+    first = rc.fold(pair[0], spec).network
+    second = rc.fold(pair[1], spec).network
     if not only:
         yield "folded", first, second
     for name, matcher in matchers(Likelihood.of(task.likelihood), epochs).items():

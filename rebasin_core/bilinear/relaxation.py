@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 import torch
 
-from rebasin_core.bilinear.products import Workspace, add_inner_products, inner_products
+from rebasin_core.bilinear.products import Workspace, add_inner_products, inner_products, picked, total_product
 from rebasin_core.symmetry.action import act_softly
 from rebasin_core.symmetry.axis import Atom
 
@@ -114,7 +114,7 @@ class Relaxation:
     def _line_search(self, vertex: Mapping[str, Tensor], at_vertex: Mapping[str, Tensor]) -> tuple[float, float]:
         """Return the best step size in [0, 1], and the objective there."""
         slope = sum(
-            _picked(gradient, vertex[name]) - _product(gradient, self.matrices[name])
+            _value(gradient, vertex[name]) - total_product(gradient, self.matrices[name])
             for name, gradient in self._gradients.items()
         )
         last = self._vertex_objective(vertex, at_vertex)
@@ -145,8 +145,8 @@ class Relaxation:
     def _vertex_objective(self, vertex: Mapping[str, Tensor], at_vertex: Mapping[str, Tensor]) -> float:
         """Return the objective of the bilinear terms at a vertex, from their gradients there."""
         # The sum over gradients counts a term with two matrices twice, one with one matrix once.
-        total = sum(_picked(gradient, vertex[name]) for name, gradient in at_vertex.items())
-        once = sum(_picked(gradient, vertex[name]) for name, gradient in self._linear.items())
+        total = sum(_value(gradient, vertex[name]) for name, gradient in at_vertex.items())
+        once = sum(_value(gradient, vertex[name]) for name, gradient in self._linear.items())
         return (total + once) / 2
 
     def _vertex_gradients(self, vertex: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -191,7 +191,7 @@ class Relaxation:
         total = 0.0
         for term in terms:
             permuted = act_softly(self._layout, matrices, term.candidate.to(term.dtype), term.atoms)
-            total += _product(term.reference, permuted)
+            total += total_product(term.reference.to(term.dtype), permuted)
         return total
 
 
@@ -212,9 +212,6 @@ def _interpolate(matrix: Tensor, index: Tensor, size: float) -> None:
     matrix[torch.arange(len(index), device=matrix.device), index.to(matrix.device)] += size
 
 
-def _picked(gradient: Tensor, index: Tensor) -> float:
-    return float(gradient.gather(1, index.to(gradient.device).unsqueeze(1)).double().sum())
-
-
-def _product(left: Tensor, right: Tensor) -> float:
-    return float((left.double() * right.double()).sum())
+def _value(gradient: Tensor, index: Tensor) -> float:
+    """Return the inner product with a permutation."""
+    return float(picked(gradient, index.to(gradient.device)).double().sum())

@@ -117,7 +117,7 @@ class ChainMatcher(Matcher):
     @property
     @override
     def kinds(self) -> frozenset[Kind]:
-        return frozenset[Kind]().union(*(matcher.kinds for matcher in self.matchers))
+        return _kinds_of(self.matchers)
 
     @override
     def _match(self, problem: MatchProblem) -> MatchResult:
@@ -203,7 +203,7 @@ class PortfolioMatcher(Matcher):
     @property
     @override
     def kinds(self) -> frozenset[Kind]:
-        return frozenset[Kind]().union(*(matcher.kinds for matcher in self.matchers))
+        return _kinds_of(self.matchers)
 
     @override
     def _match(self, problem: MatchProblem) -> MatchResult:
@@ -234,6 +234,11 @@ class PortfolioMatcher(Matcher):
         task = Task(problem.model, problem.data, self.likelihood)
         midpoint = MidpointEvaluator(problem.reference, problem.candidate, task, num_samples=_SAMPLES)
         return lambda element: -midpoint.estimate(element).loss
+
+
+def _kinds_of(matchers: Sequence[Matcher]) -> frozenset[Kind]:
+    """Return the kinds of linear maps over which any of several matchers searches."""
+    return frozenset[Kind]().union(*(matcher.kinds for matcher in matchers))
 
 
 def _negative_distance(problem: MatchProblem) -> Callable[[GroupElement], float]:

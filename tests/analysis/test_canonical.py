@@ -37,7 +37,8 @@ def require_law(model: nn.Module, inputs: Tensor, spec: rc.PermutationSpec, symm
     generator = torch.Generator().manual_seed(seed)
     values = random_values(model, symmetry, generator)
     element = rc.SymmetryElement.random(symmetry, generator=generator)
-    form, other = (canonical_form(tensors, spec, symmetry) for tensors in (values, element.apply(values)))
+    form = canonical_form(values, spec, symmetry)
+    other = canonical_form(element.apply(values), spec, symmetry)
     for name, tensor in form.tensors.items():
         torch.testing.assert_close(other.tensors[name], tensor, rtol=1e-5, atol=1e-5, msg=name)
     expected = torch.func.functional_call(model, values, (inputs,))

@@ -80,7 +80,8 @@ def test_chains_in_different_modes_are_single_blocks() -> None:
 
 def test_equal_distributions_have_distance_zero_and_several_bandwidths_are_averaged() -> None:
     generator = torch.Generator().manual_seed(1)
-    x, y = ({"w": torch.randn(20, 2, generator=generator)} for _ in range(2))
+    x = {"w": torch.randn(20, 2, generator=generator)}
+    y = {"w": torch.randn(20, 2, generator=generator)}
     found = [maximum_mean_discrepancy(x, y, bandwidth=h, num_permutations=0) for h in (0.5, 2, [0.5, 2])]
     assert found[2].squared == pytest.approx((found[0].squared + found[1].squared) / 2)
     assert math.isnan(found[0].p_value)

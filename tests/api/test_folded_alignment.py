@@ -78,7 +78,8 @@ def test_networks_are_not_folded_without_need(matcher: object) -> None:
 
 
 def test_folded_networks_are_not_folded_again() -> None:
-    first, second = (fold(one.tensors, GIVEN.spec).network for one in (GIVEN, OTHER))
+    first = fold(GIVEN.tensors, GIVEN.spec).network
+    second = fold(OTHER.tensors, GIVEN.spec).network
     result = rc.align(first, second, TASK, spec=GIVEN.spec, matcher=FULL, allow_untested=True, keep="aligned")
     assert result.folded is None
     assert result.match.element is not None

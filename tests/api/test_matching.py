@@ -56,7 +56,8 @@ def test_unknown_families_and_names() -> None:
 
 def test_matching_does_not_copy_all_buffers_for_every_tensor() -> None:
     architecture = CifarResNetArchitecture(depth=8)
-    first, second = (architecture.build((3, 32, 32), 10, generator=torch.Generator().manual_seed(s)) for s in (1, 2))
+    first = architecture.build((3, 32, 32), 10, generator=torch.Generator().manual_seed(1))
+    second = architecture.build((3, 32, 32), 10, generator=torch.Generator().manual_seed(2))
     spec = architecture.spec(first)
     assert len(spec.layout.moved) > 30
     with patch("rebasin_core.posteriors.attached.copied", wraps=copied) as copies:

@@ -17,19 +17,12 @@ from rebasin_core.errors import ConfigError, InvalidInputError, NotClosedError, 
 from rebasin_core.matchers import ActivationMatcher, ChainMatcher, FrankWolfeMatcher, WeightMatcher
 from rebasin_core.posteriors import DiagonalGaussianPosterior
 from rebasin_core.symmetry import Kind, SymmetryElement
-from tests.bilinear.maps.networks import network, planted, tensors_of, traced
+from tests.bilinear.maps.networks import network, planted, relative_distance, tensors_of, traced
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 NETWORKS = ("relu", "tanh", "linear", "swiglu", "batch norm", "rms", "layer norm", "grouped queries")
-
-
-def relative_distance(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
-    """Return the relative distance of floating-point tensors."""
-    names = [name for name, tensor in first.items() if tensor.is_floating_point()]
-    squares = [(first[name] - second[name]).square().sum() for name in names]
-    return float((sum(squares) / sum(first[name].square().sum() for name in names)) ** 0.5)
 
 
 def data_like(inputs: Tensor) -> list[tuple[Tensor, Tensor]]:

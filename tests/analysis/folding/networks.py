@@ -32,7 +32,8 @@ class Attention(nn.Module):
         size = WIDTH // heads
         self.heads, self.groups, self.rotary = heads, groups, rotary
         self.query, self.out = nn.Linear(WIDTH, WIDTH, bias=bias), nn.Linear(WIDTH, WIDTH, bias=bias)
-        self.key, self.value = (nn.Linear(WIDTH, groups * size, bias=bias) for _ in range(2))
+        self.key = nn.Linear(WIDTH, groups * size, bias=bias)
+        self.value = nn.Linear(WIDTH, groups * size, bias=bias)
 
     @override
     def forward(self, x: Tensor) -> Tensor:

@@ -30,7 +30,8 @@ def test_the_inverse_returns_the_original_up_to_rounding(name: str) -> None:
 @pytest.mark.parametrize("name", ["gpt", "gpt without bias", "llama", "vision"])
 def test_aligned_networks_keep_their_function_in_the_coordinates_of_another_one(name: str) -> None:
     given, other = example(name), example(name, seed=1)
-    reference, candidate = (fold(network.tensors, given.spec) for network in (given, other))
+    reference = fold(given.tensors, given.spec)
+    candidate = fold(other.tensors, given.spec)
     generator = torch.Generator().manual_seed(2)
     aligned = SymmetryElement.random(given.spec.folded_symmetry, generator=generator).apply(candidate.network)
     undone = reference.undo(aligned)
@@ -43,7 +44,8 @@ def test_aligned_networks_keep_their_function_in_the_coordinates_of_another_one(
 
 def test_midpoints_are_the_same_before_and_after_the_inverse() -> None:
     given, other = example("gpt"), example("gpt", seed=1)
-    reference, candidate = (fold(network.tensors, given.spec) for network in (given, other))
+    reference = fold(given.tensors, given.spec)
+    candidate = fold(other.tensors, given.spec)
     undone = reference.undo(candidate.network)
     folded_middle = {name: (tensor + candidate.network[name]) / 2 for name, tensor in reference.network.items()}
     middle = {name: (tensor + undone[name]) / 2 for name, tensor in given.tensors.items()}
@@ -65,7 +67,8 @@ def test_files_contain_the_map(tmp_path: Path) -> None:
     folded.folding.save(path, meta={"note": "a"})
     loaded = Folding.load(path)
     for name in given.tensors:
-        first, second = (one.unfolded(name, folded.network) for one in (folded.folding, loaded))
+        first = folded.folding.unfolded(name, folded.network)
+        second = loaded.unfolded(name, folded.network)
         assert torch.equal(first, second)
     assert loaded.changed == folded.folding.changed
 

@@ -111,3 +111,10 @@ def tensors_of(module: nn.Module) -> dict[str, Tensor]:
 def traced(module: nn.Module, inputs: Tensor) -> TracedSpec:
     """Return the traced specification."""
     return rc.trace_spec(module, inputs)
+
+
+def relative_distance(first: dict[str, Tensor], second: dict[str, Tensor], names: list[str] | None = None) -> float:
+    """Return the distance of some tensors, by default of all floating-point ones, relative to the first norm."""
+    chosen = [name for name, tensor in first.items() if tensor.is_floating_point()] if names is None else names
+    squares = [(first[name] - second[name]).square().sum() for name in chosen]
+    return float((sum(squares) / sum(first[name].square().sum() for name in chosen)) ** 0.5)

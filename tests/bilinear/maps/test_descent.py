@@ -6,22 +6,16 @@ from itertools import permutations, product
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.func import functional_call
 
 import rebasin_core as rc
 from rebasin_core.bilinear.maps.gauge import balanced
 from rebasin_core.matchers import WeightMatcher
 from rebasin_core.symmetry import SymmetryElement
-from tests.bilinear.maps.networks import network, planted, tensors_of, traced
+from tests.bilinear.maps.networks import network, planted, relative_distance, tensors_of, traced
 
 NETWORKS = ("relu", "tanh", "linear", "swiglu", "batch norm", "rms", "layer norm", "grouped queries")
-
-
-def distance(first: dict[str, Tensor], second: dict[str, Tensor], names: list[str]) -> float:
-    """Return the relative distance of parameters."""
-    squares = [(first[name] - second[name]).square().sum() for name in names]
-    return float((sum(squares) / sum(first[name].square().sum() for name in names)) ** 0.5)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -34,10 +28,10 @@ def test_a_planted_element_is_recovered(name: str) -> None:
     before, after = (functional_call(module, tensors, (inputs,)) for tensors in (reference, candidate))
     assert torch.allclose(before, after, rtol=1e-9, atol=1e-11)
     names = [name for name, _ in module.named_parameters()]
-    assert distance(reference, candidate, names) > 0.3
+    assert relative_distance(reference, candidate, names) > 0.3
     result = rc.match(reference, candidate, spec, matcher=WeightMatcher(symmetry="full", tolerance=1e-12))
     aligned = result.apply(candidate)
-    assert distance(reference, aligned, names) < 1e-7
+    assert relative_distance(reference, aligned, names) < 1e-7
     assert torch.allclose(functional_call(module, aligned, (inputs,)), before, rtol=1e-7, atol=1e-9)
 
 
@@ -51,8 +45,8 @@ def test_noise_remains_and_the_function_of_the_candidate_is_kept(name: str) -> N
     permuted = rc.match(reference, candidate, spec, matcher="weight")
     result = rc.match(reference, candidate, spec, matcher=WeightMatcher(symmetry="full"))
     aligned = result.apply(candidate)
-    assert distance(reference, aligned, names) < 0.2
-    assert distance(reference, aligned, names) < distance(reference, permuted.apply(candidate), names)
+    assert relative_distance(reference, aligned, names) < 0.2
+    assert relative_distance(reference, aligned, names) < relative_distance(reference, permuted.apply(candidate), names)
     before, after = (functional_call(module, tensors, (inputs,)) for tensors in (candidate, aligned))
     assert torch.allclose(before, after, rtol=1e-8, atol=1e-10)
     assert result.objective >= result.identity_objective
