@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from time import process_time
 from typing import TYPE_CHECKING
@@ -89,16 +90,14 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     for pair in pairs(options.epochs):
-        given = pair.reference, pair.candidate, pair.task
-        seconds, default = timed(lambda given=given: rc.barrier(*given))  # type: ignore[misc]
+        estimate = partial(rc.barrier, pair.reference, pair.candidate, pair.task)
+        seconds, default = timed(estimate)
         error = default.height_stderr
-        asked, curve = timed(lambda given=given, e=error: rc.barrier(*given, error=e))  # type: ignore[misc]
+        asked, curve = timed(partial(estimate, error=error))
         goal = max(error, curve.height_data_stderr / 4)
         fixed = {}
         for points, samples in product((3, 5), (8, 16, 32, 64)):
-            cost, other = timed(
-                lambda given=given, p=points, s=samples: rc.barrier(*given, num_points=p, num_samples=s)  # type: ignore[misc]
-            )
+            cost, other = timed(partial(estimate, num_points=points, num_samples=samples))
             fixed[points, samples] = cost * (other.height_stderr / goal) ** 2
         best = min(fixed, key=lambda setting: fixed[setting])
         print(

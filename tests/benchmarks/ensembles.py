@@ -10,6 +10,7 @@ by one. Prints the seconds of one member, and the ratio of the plain loops to ea
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from time import process_time
 from typing import TYPE_CHECKING
 
@@ -67,10 +68,10 @@ def main() -> None:
     for width in options.widths:
         for members in options.members:
             runs: dict[str, Callable[[], None]] = {
-                "loop": lambda w=width, k=members: plain(w, k, batches),  # type: ignore[misc]
-                "batch": lambda w=width, k=members: ensemble(w, k, batches, together=True),  # type: ignore[misc]
-                "sequence": lambda w=width, k=members: ensemble(w, k, batches, together=False),  # type: ignore[misc]
-                "chosen": lambda w=width, k=members: ensemble(w, k, batches, together=None),  # type: ignore[misc]
+                "loop": partial(plain, width, members, batches),
+                "batch": partial(ensemble, width, members, batches, together=True),
+                "sequence": partial(ensemble, width, members, batches, together=False),
+                "chosen": partial(ensemble, width, members, batches, together=None),
             }
             seconds: dict[str, float] = dict.fromkeys(runs, float("inf"))
             for _ in range(options.repetitions):
