@@ -134,6 +134,17 @@ class GaussianPrior:
         """
         return GaussianPrior(_mapped(self.mean, function), _mapped(self.stddev, function))
 
+    def permuted(self, permutation: Permutation) -> GaussianPrior:
+        """Return the prior after a permutation of the parameters.
+
+        Args:
+            permutation: The permutation. Scalars of parameters in stacks are exchanged with them.
+
+        Returns:
+            The permuted prior.
+        """
+        return GaussianPrior(_permuted(self.mean, permutation), _permuted(self.stddev, permutation))
+
     def transformed(self, element: SymmetryElement) -> GaussianPrior | None:
         """Return the prior after a transformation of the parameters.
 
@@ -151,6 +162,7 @@ class GaussianPrior:
         for name in self.mean:
             if acting_on(element, name):
                 shape = element.layout.shape(element.layout.names.of(name) or name)
+                # All tensors of a stack have slots in the same families, so that all of them are expanded.
                 for part in parts:
                     part[name] = part[name].expand(shape)
         mean, stddev = parts
@@ -169,16 +181,23 @@ class GaussianPrior:
         Returns:
             True if a random permutation does not change the prior.
         """
-        if not any(tensor.dim() for part in (self.mean, self.stddev) for tensor in part.values()):
+        if not layout.stacks and not any(t.dim() for part in (self.mean, self.stddev) for t in part.values()):
             return True
         generator = torch.Generator().manual_seed(0)
         element = Permutation.random(layout, generator=generator)
-        return all(
-            torch.equal(tensor, _mapped({name: tensor}, element.apply)[name])
-            for part in (self.mean, self.stddev)
-            for name, tensor in part.items()
-            if name in layout.axes
-        )
+        for part in (self.mean, self.stddev):
+            own = {name: tensor for name, tensor in part.items() if layout.key(name) in layout.axes}
+            permuted = _permuted(own, element)
+            if not all(torch.equal(tensor, permuted[name]) for name, tensor in own.items()):
+                return False
+        return True
+
+
+def _permuted(tensors: Mapping[str, Tensor], permutation: Permutation) -> dict[str, Tensor]:
+    stacked = permutation.layout.stacks
+    scalars = {n: t for n, t in tensors.items() if not t.dim() and permutation.layout.key(n) in stacked}
+    exchanged = permutation.apply_to_axes_of_each(scalars, lambda _: range(0))
+    return {**tensors, **exchanged, **permutation.apply(_whole(tensors))}
 
 
 def _mapped(

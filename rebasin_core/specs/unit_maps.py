@@ -132,7 +132,8 @@ def _family(layout: Layout, group: str, maps: UnitMaps) -> LinearSymmetry:
     slots = slots_of(layout, group)
     ones = {slot.tensor for slot in _matched(maps.ones, slots, group, "ones")}
     if not maps.produces and not maps.consumes:
-        degrees = {slot: -1 if slot.dim else 1 for slot in slots if slot.tensor not in ones}
+        first = {name: len(stack.sizes) for name, stack in layout.stacks.items()}
+        degrees = {slot: -1 if slot.dim > first.get(slot.tensor, 0) else 1 for slot in slots if slot.tensor not in ones}
     else:
         degrees = dict.fromkeys(_matched(maps.produces, slots, group, "produces"), 1)
         for slot in _matched(maps.consumes, slots, group, "consumes"):

@@ -14,20 +14,22 @@ from rebasin_core.symmetry.action import act, act_on_axes, act_on_tensor
 from rebasin_core.symmetry.application import AbstractAction, transformed_foreign
 from rebasin_core.symmetry.axis import Atom
 from rebasin_core.symmetry.index import check_index, composed_indices, inverse_indices, random_indices
-from rebasin_core.symmetry.layout import Layout, require_layout, require_same_layout
+from rebasin_core.symmetry.layout import Layout
+from rebasin_core.symmetry.requirements import require_layout, require_same_layout, require_unstacked
 from rebasin_core.tensors.arguments import raise_wrong_type, require_mapping
 from rebasin_core.tensors.checks import require_same_names, require_tensors
 from rebasin_core.tensors.files import read_tensors, write_tensors
 from rebasin_core.tensors.frozen import FrozenMapping
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
     from typing import Self
 
     from torch import Tensor
 
     from rebasin_core.symmetry.axis import Axis
+    from rebasin_core.symmetry.stack import Stack
 
 _KIND = "permutation"
 
@@ -141,16 +143,52 @@ class GroupElement(AbstractAction):
         """Return a transformed copy of a tensor whose trailing dimensions are only some of a parameter's axes.
 
         Args:
-            name: Name of a tensor in the layout.
+            name: Name of a tensor or stack in the layout.
             tensor: ``[*lead, *sizes]`` with the sizes of those axes.
-            dims: Indices of the axes, ascending.
+            dims: Indices of the axes, ascending; those of a stack include its groups.
 
         Returns:
             The transformed tensor.
 
         Raises:
-            InvalidInputError: If the shape differs, or the outer group of a nested group acts on another axis.
+            InvalidInputError: If the shape differs, the outer group of a nested group acts on another axis, or the
+                tensor is one of a stack, whose tensors can only be transformed together.
         """
+
+    @final
+    def apply_to_axes_of_each(
+        self, tensors: Mapping[str, Tensor], dims: Callable[[str], Sequence[int]]
+    ) -> dict[str, Tensor]:
+        """Return transformed copies of tensors that have only some of the axes of the parameters of their names.
+
+        Args:
+            tensors: ``[*lead, *sizes]`` by the names of parameters; those of a stack all or none.
+            dims: Returns the indices of the axes of a parameter, ascending.
+
+        Returns:
+            The transformed tensors.
+
+        Raises:
+            InvalidInputError: As `apply_to_axes`; or if only some tensors of a stack are given.
+        """
+        found: dict[str, Tensor] = {}
+        for name, tensor in tensors.items():
+            known = self.layout.names.of(name) or name
+            stack = self.layout.stacks.get(self.layout.key(name))
+            if stack is None:
+                found[name] = self.apply_to_axes(known, tensor, dims(name)) if len(dims(name)) else tensor
+            elif known == stack.members[0]:
+                found |= self._applied_to_stack(self.layout.key(name), stack, tensors, dims(name))
+        return {name: found[name] for name in tensors}
+
+    def _applied_to_stack(
+        self, key: str, stack: Stack, tensors: Mapping[str, Tensor], dims: Sequence[int]
+    ) -> dict[str, Tensor]:
+        count = len(stack.sizes)
+        dim = tensors[stack.members[0]].dim() - len(dims)
+        joint = stack.joined(key, tensors, dim)
+        acted = self.apply_to_axes(key, joint, [*range(count), *(count + index for index in dims)])
+        return {name: tensor.clone() for name, tensor in stack.split(acted, dim).items()}
 
     @abstractmethod
     def _permute(self, target: Permutable) -> object:
@@ -315,6 +353,7 @@ class Permutation(GroupElement):
 
     @override
     def apply_to_axes(self, name: str, tensor: Tensor, dims: Sequence[int]) -> Tensor:
+        name = require_unstacked(self._layout, name)
         axes = [self._layout.axes[name][dim] for dim in dims]
         return act_on_axes(self._layout, self._indices, tensor, axes, f"a tensor attached to `{name}`")
 
