@@ -14,6 +14,7 @@ from rebasin_core.posteriors.checks import require_nonnegative
 from rebasin_core.posteriors.gaussian import AbstractGaussianPosterior, require_same_random, unit_rows
 from rebasin_core.posteriors.pairs import register_kl
 from rebasin_core.posteriors.transformation import acting_on, raise_not_closed
+from rebasin_core.symmetry.stack_action import applied_to_axes
 from rebasin_core.tensors.eigenbasis import orthogonalized
 from rebasin_core.tensors.modules import copied
 from rebasin_core.tensors.noise import standard_normal
@@ -254,7 +255,7 @@ class KroneckerGaussianPosterior(AbstractGaussianPosterior):
         tensors = self._fields[field]
         if field == "mean":
             return permutation.apply(tensors)
-        return permutation.apply_to_axes_of_each(tensors, lambda name: self._dims(name, field))
+        return applied_to_axes(permutation, tensors, lambda name: self._dims(name, field))
 
     def _dims(self, name: str, field: str) -> range:
         """Return the axes of a parameter that the tensors of a field have."""
@@ -266,7 +267,7 @@ class KroneckerGaussianPosterior(AbstractGaussianPosterior):
     def permute_noise(self, permutation: Permutation, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
         # Only exchanges of whole parameters change it.
         own = {name: noise[f"{name}/eigenbasis"] for name in self._fields["scale"]}
-        moved = permutation.apply_to_axes_of_each(own, lambda _: range(0))
+        moved = applied_to_axes(permutation, own, lambda _: range(0))
         return {**noise, **{f"{name}/eigenbasis": tensor for name, tensor in moved.items()}}
 
     @override

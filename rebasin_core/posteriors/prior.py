@@ -10,6 +10,7 @@ import torch
 from rebasin_core.errors import InvalidInputError, NotClosedError
 from rebasin_core.posteriors.transformation import acting_on, transformed_scales
 from rebasin_core.symmetry.permutation import Permutation
+from rebasin_core.symmetry.stack_action import applied_to_axes
 from rebasin_core.tensors.checks import require_finite, require_same_names
 from rebasin_core.tensors.frozen import FrozenMapping
 from rebasin_core.tensors.statistics import gaussian_kl, isotropic_kl
@@ -162,7 +163,6 @@ class GaussianPrior:
         for name in self.mean:
             if acting_on(element, name):
                 shape = element.layout.shape(element.layout.names.of(name) or name)
-                # All tensors of a stack have slots in the same families, so that all of them are expanded.
                 for part in parts:
                     part[name] = part[name].expand(shape)
         mean, stddev = parts
@@ -196,7 +196,7 @@ class GaussianPrior:
 def _permuted(tensors: Mapping[str, Tensor], permutation: Permutation) -> dict[str, Tensor]:
     stacked = permutation.layout.stacks
     scalars = {n: t for n, t in tensors.items() if not t.dim() and permutation.layout.key(n) in stacked}
-    exchanged = permutation.apply_to_axes_of_each(scalars, lambda _: range(0))
+    exchanged = applied_to_axes(permutation, scalars, lambda _: range(0))
     return {**tensors, **exchanged, **permutation.apply(_whole(tensors))}
 
 

@@ -69,7 +69,7 @@ def read_axes(name: str, text: object, groups: Mapping[str, Group]) -> tuple[Axi
         groups: The groups by name.
 
     Returns:
-        The axes; those of a stack begin with its groups.
+        The axes; the first of a stack are its groups.
 
     Raises:
         FileFormatError: If the text is none.

@@ -205,7 +205,7 @@ class Layout:
 
     @cached_property
     def stacks(self) -> dict[str, Stack]:
-        """The stacks by name: names in ``axes`` that stand for several tensors of the network."""
+        """The stacks by name: names in ``axes`` of several tensors of the network."""
         sizes = {name: group.size for name, group in self.groups.items()}
         found = {name: stack_of(name, sizes) for name in self.axes}
         return {name: stack for name, stack in found.items() if stack is not None}
@@ -240,7 +240,7 @@ class Layout:
             tensors: ``[*lead, *shape]`` by the names in `tensors`, or stacked already; any part of them.
 
         Returns:
-            The same mapping if there is nothing to stack.
+            The same mapping if the layout has no stacks.
 
         Raises:
             InvalidInputError: If only some tensors of a stack are given, or they differ in shape, dtype or device.

@@ -22,14 +22,13 @@ from rebasin_core.tensors.files import read_tensors, write_tensors
 from rebasin_core.tensors.frozen import FrozenMapping
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
     from typing import Self
 
     from torch import Tensor
 
     from rebasin_core.symmetry.axis import Axis
-    from rebasin_core.symmetry.stack import Stack
 
 _KIND = "permutation"
 
@@ -154,41 +153,6 @@ class GroupElement(AbstractAction):
             InvalidInputError: If the shape differs, the outer group of a nested group acts on another axis, or the
                 tensor is one of a stack, whose tensors can only be transformed together.
         """
-
-    @final
-    def apply_to_axes_of_each(
-        self, tensors: Mapping[str, Tensor], dims: Callable[[str], Sequence[int]]
-    ) -> dict[str, Tensor]:
-        """Return transformed copies of tensors that have only some of the axes of the parameters of their names.
-
-        Args:
-            tensors: ``[*lead, *sizes]`` by the names of parameters; those of a stack all or none.
-            dims: Returns the indices of the axes of a parameter, ascending.
-
-        Returns:
-            The transformed tensors.
-
-        Raises:
-            InvalidInputError: As `apply_to_axes`; or if only some tensors of a stack are given.
-        """
-        found: dict[str, Tensor] = {}
-        for name, tensor in tensors.items():
-            known = self.layout.names.of(name) or name
-            stack = self.layout.stacks.get(self.layout.key(name))
-            if stack is None:
-                found[name] = self.apply_to_axes(known, tensor, dims(name)) if len(dims(name)) else tensor
-            elif known == stack.members[0]:
-                found |= self._applied_to_stack(self.layout.key(name), stack, tensors, dims(name))
-        return {name: found[name] for name in tensors}
-
-    def _applied_to_stack(
-        self, key: str, stack: Stack, tensors: Mapping[str, Tensor], dims: Sequence[int]
-    ) -> dict[str, Tensor]:
-        count = len(stack.sizes)
-        dim = tensors[stack.members[0]].dim() - len(dims)
-        joint = stack.joined(key, tensors, dim)
-        acted = self.apply_to_axes(key, joint, [*range(count), *(count + index for index in dims)])
-        return {name: tensor.clone() for name, tensor in stack.split(acted, dim).items()}
 
     @abstractmethod
     def _permute(self, target: Permutable) -> object:

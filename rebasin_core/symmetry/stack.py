@@ -1,6 +1,6 @@
 """Stacks: like tensors of several modules, such as the experts of a module list, seen as one tensor.
 
-The name of a stack contains a group in braces. ``experts.{expert}.weight`` stands for ``experts.0.weight``,
+The name of a stack contains a group in braces. ``experts.{expert}.weight`` means ``experts.0.weight``,
 ``experts.1.weight``, ..., one for each unit of the group ``expert``, and ``{side=left|right}.weight`` for
 ``left.weight`` and ``right.weight``. The stacked tensor has the units of these groups as its first axes.
 """
@@ -54,7 +54,7 @@ class Index:
 @final
 @dataclass(frozen=True, slots=True)
 class StackName:
-    """The name of a stack, taken apart.
+    """The parts of the name of a stack.
 
     Attributes:
         texts: The texts before, between and after the braces.
@@ -66,17 +66,17 @@ class StackName:
 
     @classmethod
     def of(cls, name: str) -> StackName | None:
-        """Take a name apart.
+        """Return the parts of a name.
 
         Args:
             name: Any name.
 
         Returns:
-            The parts; None if it has no group in braces.
+            The parts; None if the name has no group in braces.
         """
         found = [*_BRACES.finditer(name)] if "{" in name else []
         bounds = [0, *itertools.chain.from_iterable(match.span() for match in found), len(name)]
-        texts = tuple(name[start:end] for start, end in zip(bounds[::2], bounds[1::2], strict=True))
+        texts = tuple(name[start:stop] for start, stop in zip(bounds[::2], bounds[1::2], strict=True))
         return cls(texts, tuple(_index(match) for match in found)) if found else None
 
     @property
@@ -274,8 +274,8 @@ def stacked(
         dims: Returns the number of axes of a stacked tensor.
 
     Returns:
-        ``[*lead, *sizes, *shape]`` for each stack, where the first of its tensors is; the same mapping if there is
-        nothing to stack.
+        ``[*lead, *sizes, *shape]`` for each stack, where the first of its tensors is; the same mapping without such
+        tensors.
 
     Raises:
         InvalidInputError: If only some tensors of a stack are given, or they differ in shape, dtype or device.

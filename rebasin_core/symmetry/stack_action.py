@@ -1,4 +1,4 @@
-"""The permutation of one tensor of a stack, from the tensors of the stack that it needs: one."""
+"""Group elements on tensors of stacks: on one of them without stacking, and on tensors with some of their axes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from rebasin_core.symmetry.stack import indices_of
 from rebasin_core.tensors.device import indexable
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     import torch
     from torch import Tensor
 
-    from rebasin_core.symmetry.permutation import Permutation
+    from rebasin_core.symmetry.permutation import GroupElement, Permutation
 
 
 def permuted_member(
@@ -24,7 +24,7 @@ def permuted_member(
 ) -> Tensor:
     """Return one tensor of a stack after a permutation, without stacking.
 
-    The permutation moves the units of another tensor of the stack there, in their new order.
+    It contains the units of one tensor of the stack, in their new order.
 
     Args:
         permutation: The permutation.
@@ -50,6 +50,40 @@ def permuted_member(
     source = tensors[stack.members[flat]].to(device)
     axes = layout.axes[key][len(outer) :]
     return act(Layout(groups, {}), indices, indexable(source), axes).view(source.dtype)
+
+
+def applied_to_axes(
+    element: GroupElement, tensors: Mapping[str, Tensor], dims: Callable[[str], Sequence[int]]
+) -> dict[str, Tensor]:
+    """Return transformed copies of tensors that have only some of the axes of the parameters of their names.
+
+    Args:
+        element: The group element.
+        tensors: ``[*lead, *sizes]`` by the names of parameters; those of a stack all or none.
+        dims: Returns the indices of the axes of a parameter, ascending.
+
+    Returns:
+        The transformed tensors.
+
+    Raises:
+        InvalidInputError: As `GroupElement.apply_to_axes`; or if only some tensors of a stack are given.
+    """
+    layout = element.layout
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        known = layout.names.of(name) or name
+        key = layout.key(known)
+        own = dims(name)
+        if key not in layout.stacks:
+            found[name] = element.apply_to_axes(known, tensor, own) if len(own) else tensor
+        elif known == layout.stacks[key].members[0]:
+            stack = layout.stacks[key]
+            lead = tensor.dim() - len(own)
+            count = len(stack.sizes)
+            joint = stack.joined(key, tensors, lead)
+            acted = element.apply_to_axes(key, joint, [*range(count), *(count + index for index in own)])
+            found |= {member: part.clone() for member, part in stack.split(acted, lead).items()}
+    return {name: found[name] for name in tensors}
 
 
 def _at(layout: Layout, index: Tensor, group: str, at: Mapping[str, int]) -> Tensor:

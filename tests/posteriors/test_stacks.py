@@ -96,7 +96,7 @@ def test_file_of_a_permuted_posterior_is_read_back(tmp_path_factory: pytest.Temp
     assert all(torch.equal(read.mean[name], tensor) for name, tensor in q.mean.items())
 
 
-def test_noise_of_units_of_one_expert_is_refused() -> None:
+def test_noise_of_units_of_one_expert_is_rejected() -> None:
     noise = [UnitNoise((("experts.0.up.weight", 0),), "gaussian", torch.full((5,), 0.3, dtype=torch.float64))]
     q = MultiplicativeNoisePosterior(mean(), noise)
     with pytest.raises(InvalidInputError, match="it is one of the stack"):
@@ -110,8 +110,8 @@ def test_signs_of_hidden_units_act_on_diagonal_gaussians_and_rotations_do_not() 
     after = q.transform(drawn_signs)
     expected = drawn_signs.apply(q.mean)
     assert all(torch.equal(after.mean[name], tensor) for name, tensor in expected.items())
-    spread = drawn_signs.permutation.apply(q.stddev)
-    assert all(torch.equal(after.stddev[name], tensor) for name, tensor in spread.items())
+    expected_stddev = drawn_signs.permutation.apply(q.stddev)
+    assert all(torch.equal(after.stddev[name], tensor) for name, tensor in expected_stddev.items())
     rotations = rc.table_spec(TABLE, mean(), kinds={"hidden": "orthogonal"}).symmetry
     with pytest.raises(NotClosedError, match=r"experts.\{expert\}.up.weight"):
         q.transform(SymmetryElement.random(rotations, generator=torch.Generator().manual_seed(1)))

@@ -61,7 +61,7 @@ class Ordered(Mixture):
         return output
 
 
-def test_check_refuses_experts_that_are_not_alike() -> None:
+def test_check_rejects_experts_with_different_functions() -> None:
     check = rc.check_spec(rc.table_spec(TABLE, Ordered()), Ordered(), X)
     assert not check.kept
     assert "expert" in check.failing_groups
@@ -167,7 +167,7 @@ def test_table_of_a_class_applies_to_all_numbers_of_experts() -> None:
         ({"g.{n=0|7}.weight": "-, -"}, "missing: `g.7.weight`"),
     ],
 )
-def test_rows_that_do_not_fit_are_refused(table: dict[str, str], expected: str) -> None:
+def test_rows_that_do_not_fit_are_rejected(table: dict[str, str], expected: str) -> None:
     shapes: dict[str, tuple[int, ...]] = {
         "e.0.weight": (2, 3),
         "e.2.weight": (2, 3),

@@ -90,11 +90,11 @@ def test_two_braces_stack_in_two_axes() -> None:
     table = {
         "layers.{layer}.heads.{head@layer}.weight": "w@head, -",
         "layers.{layer}.out.weight": "-, head*w@head",
-        "gain": "layer",
+        "scale": "layer",
     }
     numbers = [*itertools.product(range(3), range(4))]
     shapes: dict[str, tuple[int, ...]] = {f"layers.{a}.heads.{b}.weight": (2, 5) for a, b in numbers}
-    shapes |= {f"layers.{a}.out.weight": (6, 8) for a in range(3)} | {"gain": (3,)}
+    shapes |= {f"layers.{a}.out.weight": (6, 8) for a in range(3)} | {"scale": (3,)}
     tensors = {name: torch.randn(shape) for name, shape in shapes.items()}
     layout = rc.table_spec(table, tensors).layout
     assert layout.index_shape("w") == (3, 4, 2)
@@ -163,18 +163,18 @@ def test_names_of_stacks_and_of_tensors() -> None:
         ({"e.{g}.{other}.w": (Atom(3, "g"),)}, "each group in braces once, and all of them among"),
     ],
 )
-def test_contradictory_stacks_are_refused(axes: dict[str, tuple[Atom, ...]], expected: str) -> None:
+def test_contradictory_stacks_are_rejected(axes: dict[str, tuple[Atom, ...]], expected: str) -> None:
     with pytest.raises(SpecError, match=expected.replace("|", r"\|")):
         Layout({"g": Group("g", 3)}, axes)
 
 
-def test_contradictory_documents_are_refused() -> None:
+def test_contradictory_documents_are_rejected() -> None:
     document = {"groups": {"g": {"size": 2}}, "axes": {"{g=a}.w": "2"}}
     with pytest.raises(FileFormatError, match="lists 1 modules, group 'g' has 2 units"):
         Layout.from_json(document)
 
 
-def test_part_of_a_stack_is_refused() -> None:
+def test_part_of_a_stack_is_rejected() -> None:
     tensors = tensors_of(Mixture())
     del tensors["experts.1.up.bias"]
     with pytest.raises(InvalidInputError, match=r"all tensors of the stack .* missing: .*experts\.1\.up\.bias"):
@@ -187,14 +187,14 @@ def test_part_of_a_stack_is_refused() -> None:
     assert "experts.{expert}.up.bias" not in restricted(element().layout, without).axes
 
 
-def test_tensors_of_different_dtypes_are_refused() -> None:
+def test_tensors_of_different_dtypes_are_rejected() -> None:
     tensors = tensors_of(Mixture())
     tensors["experts.1.up.bias"] = tensors["experts.1.up.bias"].float()
     with pytest.raises(InvalidInputError, match=r"equal shapes, dtypes and devices .*float32"):
         element().apply(tensors)
 
 
-def test_axes_of_one_expert_alone_are_refused() -> None:
+def test_axes_of_one_expert_alone_are_rejected() -> None:
     with pytest.raises(InvalidInputError, match=r"it is one of the stack `experts.\{expert\}.up.bias`"):
         element().apply_to_axes("experts.1.up.bias", torch.zeros(HIDDEN), [0])
 

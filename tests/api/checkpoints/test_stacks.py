@@ -55,7 +55,7 @@ def test_signs_within_experts_are_applied(folder: Path) -> None:
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
-def test_checkpoint_without_an_expert_is_refused(folder: Path) -> None:
+def test_checkpoint_without_an_expert_is_rejected(folder: Path) -> None:
     tensors = load_file(folder / "b.safetensors")
     del tensors["experts.2.up.bias"]
     save_file(tensors, folder / "c.safetensors")
