@@ -81,7 +81,7 @@ class CifarResNetArchitecture(Architecture):
     def _is_whole(cls, width: float) -> float:
         if not (16 * width).is_integer():
             message = (
-                f"expected a multiple of 1/16, so that the first stage has a whole number of channels, got {width}"
+                f"expected a multiple of 1/16, since the first stage has 16 channels per unit of width, got {width}"
             )
             raise ValueError(message)
         return width

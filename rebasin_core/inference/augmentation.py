@@ -65,7 +65,7 @@ class Augmentation(Options):
             columns = torch.where(mirrored, columns.flip(1), columns)
         padded = functional.pad(images, (self.shift,) * 4)
         every = torch.arange(count, device=images.device)[:, None, None]
-        # Indexing moves the channels last: [N, height, width, channels].
+        # The result of the indexing has the channels last: [N, height, width, channels].
         return padded[every, :, rows[:, :, None], columns[:, None, :]].movedim(3, 1).contiguous()
 
     def _positions(self, count: int, length: int, generator: torch.Generator) -> Tensor:

@@ -54,7 +54,7 @@ def test_images_only() -> None:
         )
 
 
-def test_negative_shifts_are_refused() -> None:
+def test_negative_shifts() -> None:
     with pytest.raises(ConfigError, match="greater than or equal to 0"):
         Augmentation(shift=-1)
 

@@ -79,10 +79,10 @@ def test_layers_compute_in_bfloat16_and_losses_in_single_precision() -> None:
 def test_standard_deviations_have_their_own_learning_rate() -> None:
     model, data = problem()
     frozen = MeanFieldVI(epochs=3, optimizer=SGD, stddev_lr=1e-30, initial_stddev=0.02).fit(model, data).posterior
-    moved = MeanFieldVI(epochs=3, optimizer=SGD, stddev_lr=0.5, initial_stddev=0.02).fit(model, data).posterior
+    trained = MeanFieldVI(epochs=3, optimizer=SGD, stddev_lr=0.5, initial_stddev=0.02).fit(model, data).posterior
     for name, stddev in frozen.stddev.items():
         torch.testing.assert_close(stddev, torch.full_like(stddev, 0.02))
-        assert not torch.allclose(moved.stddev[name], stddev)
+        assert not torch.allclose(trained.stddev[name], stddev)
         assert not torch.equal(frozen.mean[name], dict(model.named_parameters())[name])
 
 
