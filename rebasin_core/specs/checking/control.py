@@ -116,7 +116,7 @@ class Control:
         return [*self.pending], [*self.inert], [*self.unused]
 
     def restore(self, state: tuple[list[Part], list[Part], list[Part]]) -> None:
-        """Forget what was examined since a state was read.
+        """Discard the examinations since a state was read.
 
         Args:
             state: The state.

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, final
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode  # ruff: ignore[import-private-name] - its documented place
+from torch.utils._python_dispatch import TorchDispatchMode  # ruff: ignore[import-private-name] - documented there
 from typing_extensions import override
 
 from rebasin_core.specs.checking.runs import FAILURES

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("without_advice")
 
 @pytest.fixture
 def without_advice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Skip the search for suggestions, which takes longer than the check."""
+    """Skip the slow search for suggestions."""
     monkeypatch.setattr(Adviser, "advice", lambda *_: [])
 
 
