@@ -37,7 +37,7 @@ class TableSpec(PermutationSpec):
     Lengths are inferred from the tensors, so one table applies to all widths. A name is a group, ``-`` a fixed axis,
     ``a*b`` a row-major product (flattening), ``a + b`` a concatenation, and ``w@heads`` a group nested in ``heads``:
     it is permuted separately within each unit of ``heads``. If modules are exchanged with each other, one row states
-    the axes of all of them: ``experts.{expert}.w1.weight`` stands for ``experts.0.w1.weight``, ``experts.1.w1.weight``,
+    the axes of all of them: ``experts.{expert}.w1.weight`` means ``experts.0.w1.weight``, ``experts.1.w1.weight``,
     ..., the units of the group ``expert``, and ``{side=left|right}.weight`` for ``left.weight`` and ``right.weight``.
 
     Args:
