@@ -31,8 +31,6 @@ _KIND = "symmetry"
 _PERMUTATION, _MAP = "permutation", "map"
 # Entries of maps that differ by less are equal up to rounding.
 _ROUNDING = 1e-8
-# Deviation from one that tensors listed in `LinearSymmetry.ones` can have: the rounding of averages in float32.
-_ONE = 1e-5
 
 
 @final
@@ -218,9 +216,9 @@ class SymmetryElement(GroupElement):
 
     @override
     def _require_preserving(self, tensors: Mapping[str, Tensor]) -> None:
-        needed = {name for linear in self.symmetry.linear for name in linear.ones}
+        needed = {name for linear in self.symmetry.linear for name in linear.required}
         named = {name: tensors[name] for name in tensors if self.layout.key(name) in needed}
-        self._linear_maps.require_ones(self.layout.stacked(named))
+        self._linear_maps.require_values(self.layout.stacked(named))
 
     @override
     def _permute(self, target: Permutable) -> object:
