@@ -94,7 +94,7 @@ class Aggregated(nn.Module):
         return output
 
 
-class InPlace(Mixture):
+class Accumulated(Mixture):
     """Experts whose outputs are added to the memory of the result."""
 
     @override
@@ -144,7 +144,7 @@ def rows(*shape: int) -> Tensor:
 F = math.factorial
 CASES: dict[str, tuple[Callable[[], nn.Module], Tensor, int]] = {
     "gate": (Mixture, rows(6, 3), F(WIDTH) * F(EXPERTS) * F(HIDDEN) ** EXPERTS),
-    "in place": (InPlace, rows(6, 3), F(WIDTH) * F(EXPERTS) * F(HIDDEN) ** EXPERTS),
+    "added to memory": (Accumulated, rows(6, 3), F(WIDTH) * F(EXPERTS) * F(HIDDEN) ** EXPERTS),
     "sum and topk": (Summed, rows(6, 3), F(WIDTH) ** 2 * F(EXPERTS) * F(HIDDEN) ** EXPERTS),
     "mean of stack": (Averaged, rows(6, 4), F(COUNT) * 2**COUNT),
     "heads": (Heads, rows(2, 5, 4), F(COUNT) * 2**COUNT * 2**COUNT),
