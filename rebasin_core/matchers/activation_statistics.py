@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from rebasin_core.evaluation.likelihood import Likelihood
     from rebasin_core.matchers.base import MatchProblem
+    from rebasin_core.tensors.inputs import AnyInputs
 
 ResponseMetric: TypeAlias = Literal["correlation", "covariance"]
 
@@ -93,7 +94,7 @@ class CrossMoments:
         pair.warn_of_unread_groups()
         return pair
 
-    def add(self, inputs: Tensor, targets: Tensor, samples: int) -> None:
+    def add(self, inputs: AnyInputs, targets: Tensor, samples: int) -> None:
         """Run both networks on a batch and add to the sums.
 
         Args:
@@ -206,7 +207,7 @@ class CrossMoments:
         model: FunctionalModel,
         uses: Mapping[str, WeightUse],
         tensors: Mapping[str, Tensor],
-        inputs: Tensor,
+        inputs: AnyInputs,
         targets: Tensor,
     ) -> dict[str, Tensor]:
         """Return the activations, or the gradients with respect to them, ``[units, rows]`` for every weight."""
