@@ -41,6 +41,7 @@ from rebasin_core.evaluation.repair import ActivationMoments, ActivationRepair, 
 from rebasin_core.evaluation.scores import PredictiveScores
 from rebasin_core.evaluation.stratified import StratifiedPredictor
 from rebasin_core.evaluation.task import Task
+from rebasin_core.evaluation.user_metrics import MetricLike, MetricObject, as_metric
 from rebasin_core.tensors.inputs import AnyInputs, ModelInputs
 from rebasin_core.tensors.outputs import OutputChoice, with_output
 
@@ -74,6 +75,8 @@ __all__ = [
     "LossEstimate",
     "MethodName",
     "Metric",
+    "MetricLike",
+    "MetricObject",
     "MetricValues",
     "MidpointEvaluator",
     "ModelInputs",
@@ -95,6 +98,7 @@ __all__ = [
     "WeightUse",
     "agreement",
     "as_likelihood",
+    "as_metric",
     "auroc",
     "brier_score",
     "checked_batches",

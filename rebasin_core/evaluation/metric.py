@@ -68,6 +68,16 @@ class Metric(Strategy):
     unit: ClassVar[str] = ""
     """Unit of the metric in figures; empty if it has none."""
 
+    @property
+    def title(self) -> str:
+        """Name of the metric in figures and tables: `label`, unless an instance has its own."""
+        return self.label
+
+    @property
+    def is_negated(self) -> bool:
+        """Whether the values are those of a metric for which higher is better, multiplied by -1."""
+        return False
+
     num_groups: ClassVar[int] = 0
     """Number of groups of samples whose averaged predictions the metric needs; 0 if it needs none."""
 
@@ -149,7 +159,7 @@ class AbstractPredictionMetric(Metric):
         if len(groups) == 1:
             return MetricValues(values, values.new_zeros(1))
         if not self.is_smooth:
-            return MetricValues(values, *_bootstrap(groups, score))
+            return MetricValues(values, *bootstrap(groups, score))
         pseudo_values = _pseudo_values(groups, score)
         bias = (score(groups.mean(0)).mean() - pseudo_values.mean()).item()
         effects = influence(pseudo_values, independent=predictions.independent, contrasts=contrasts)
@@ -179,8 +189,16 @@ def _pseudo_values(groups: Tensor, score: Callable[[Tensor], Tensor]) -> Tensor:
     return count * score(mean) - (count - 1) * torch.stack(without)
 
 
-def _bootstrap(groups: Tensor, score: Callable[[Tensor], Tensor]) -> tuple[Tensor, float]:
-    """Return bootstrap influence values ``[64]`` and the bias of the metric."""
+def bootstrap(groups: Tensor, score: Callable[[Tensor], Tensor]) -> tuple[Tensor, float]:
+    """Return bootstrap influence values and the bias of a metric.
+
+    Args:
+        groups: ``[G, N, K]``: averaged predictions of groups of samples.
+        score: Function of a prediction ``[N, K]`` that returns values whose mean is the metric.
+
+    Returns:
+        Influence values ``[64]``, and the bias.
+    """
     count = len(groups)
     # The same resamples at each t: errors along a path remain paired.
     generator = torch.Generator().manual_seed(0)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from rebasin_core.evaluation.evaluator import Evaluator
     from rebasin_core.evaluation.likelihood import Likelihood
+    from rebasin_core.evaluation.metric import Metric
     from rebasin_core.evaluation.predictive import Predictions
     from rebasin_core.posteriors.base import Posterior
 
@@ -73,7 +74,12 @@ class PredictiveScores:
 
     @classmethod
     def estimate(
-        cls, evaluator: Evaluator, posterior: Posterior, *, target_scale: Sequence[float] = ()
+        cls,
+        evaluator: Evaluator,
+        posterior: Posterior,
+        *,
+        target_scale: Sequence[float] = (),
+        metrics: Sequence[Metric] = (),
     ) -> PredictiveScores:
         """Return the scores of a posterior.
 
@@ -81,6 +87,7 @@ class PredictiveScores:
             evaluator: Evaluator of the model on the data.
             posterior: The posterior.
             target_scale: As for `of`.
+            metrics: Further metrics, added to `values` by their titles.
 
         Returns:
             The scores.
@@ -90,8 +97,16 @@ class PredictiveScores:
                 fit the targets.
         """
         regression = isinstance(evaluator.likelihood, AbstractRegressionLikelihood)
-        predictions = evaluator.predictions(posterior, keep_outputs=regression)
-        return cls.of(predictions, evaluator.likelihood, target_scale=target_scale)
+        groups = max((metric.num_groups for metric in metrics), default=0)
+        predictions = evaluator.predictions(posterior, groups=groups, keep_outputs=regression)
+        found = cls.of(predictions, evaluator.likelihood, target_scale=target_scale)
+        for metric in metrics:
+            value = LossEstimate.of(predictions, metric=metric).loss
+            name, value = (
+                (metric.title.removeprefix("negative "), -value) if metric.is_negated else (metric.title, value)
+            )
+            found.values[name] = value
+        return found
 
     @classmethod
     def of(
