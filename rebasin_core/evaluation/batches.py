@@ -1,4 +1,4 @@
-"""The one place that reads the batches that users pass, in all of their forms."""
+"""Reading of the batches that users pass, in all of their forms."""
 
 from __future__ import annotations
 

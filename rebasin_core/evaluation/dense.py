@@ -85,7 +85,7 @@ class DenseOutputs:
         if self._num_groups and "groups" not in joined:
             message = "expected predictions of the same shape in all batches for this metric; use `nll`"
             raise InvalidInputError(message)
-        if "weights" in joined:  # their mean is 1, so that weighted values have the weighted mean
+        if "weights" in joined:  # their mean is 1: the mean of weighted values is the weighted mean
             joined["weights"] = joined["weights"].double() / joined["weights"].double().mean()
         return joined
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, slots=True)
 class Elements:
-    """Outputs and targets of a batch, one row per element. Elements with ignored targets are left out.
+    """Outputs and targets of a batch, one row per element. Elements with ignored targets are omitted.
 
     Attributes:
         outputs: ``[M, num_outputs(K)]``: outputs for M elements, in the order of the examples.

@@ -1,4 +1,4 @@
-"""A user's loss function in place of a likelihood."""
+"""A user's loss function as a likelihood."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Reduction: TypeAlias = Literal["none", "mean", "sum"]
 
 @final
 class LossLikelihood(Likelihood):
-    r"""A loss function $\ell(f(x), y)$ in place of a negative log likelihood.
+    r"""A loss function $\ell(f(x), y)$ instead of a negative log likelihood.
 
     The function is called with the outputs ``[N, ...]`` and the targets of a batch. It returns the losses ``[N]`` of
     the examples, or ``[N, ...]``, of which the mean over the other axes is used. The value for an example must not
     depend on the other examples. Losses per example are necessary for standard errors. Therefore a function that
-    returns one number for the batch is refused, unless ``reduction`` states that this number is a mean or a sum over
+    returns one number for the batch is not accepted, unless ``reduction`` states that this number is a mean or a sum over
     examples; it is then called for one example at a time, which is slower.
 
     Posterior averages use the unnormalized density $e^{-\ell}$. For a single network, the loss is the mean of $\ell$.
@@ -121,7 +121,7 @@ class LossLikelihood(Likelihood):
 
     @override
     def score(self, prediction: Tensor, targets: Tensor) -> Tensor:
-        # With a transform, predictions are no outputs, so that the function does not apply to them.
+        # With a transform, predictions are no outputs, and the function does not apply to them.
         if self.transform is None:
             return -self.log_prob(prediction, targets)
         return prediction.new_full((len(targets),), torch.nan)

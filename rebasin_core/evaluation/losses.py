@@ -1,4 +1,4 @@
-"""Conversion of what users pass as a likelihood: names, losses of PyTorch, and functions."""
+"""Conversion of the forms of a likelihood that users pass: names, losses of PyTorch, and functions."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def as_likelihood(
       called with ``reduction="none"``.
 
     The loss of an example must not depend on the other examples. Losses per example are necessary for standard errors:
-    a function that returns one number for a batch is refused, unless ``reduction`` states that it is a mean or a sum
+    a function that returns one number for a batch is not accepted, unless ``reduction`` states that it is a mean or a sum
     over examples. Posterior averages use the unnormalized density $e^{-\ell}$; for a single network, the loss is the
     mean of $\ell$.
 

@@ -37,7 +37,7 @@ class Task:
 
     Args:
         output: Which output of the model the likelihood uses, if it returns a dictionary, a tuple or an object: a name,
-            an index, or a function of what it returns. If None, the tensor named ``logits`` or ``out``, or the only
+            an index, or a function of all outputs. If None, the tensor named ``logits`` or ``out``, or the only
             tensor.
 
     Raises:

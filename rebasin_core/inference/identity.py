@@ -132,7 +132,7 @@ def _named(inputs: AnyInputs) -> dict[str, Tensor]:
 
 
 def _with_tensors(like: AnyInputs, stored: Mapping[str, Tensor]) -> AnyInputs | None:
-    """Return inputs with stored tensors in place of their own; None if others are stored."""
+    """Return inputs with stored tensors instead of their own; None if others are stored."""
     names = list(_named(like))
     if set(names) != {name for name in stored if name.startswith(_INPUTS)}:
         return None

@@ -50,7 +50,7 @@ class ModelInputs:
         return [tensor for tensor in self.tensors() if tensor.ndim]
 
     def tensors(self) -> list[Tensor]:
-        """Return all tensors, in order."""
+        """Return all tensors, in the order of the arguments."""
         return [leaf for leaf in tree_leaves([self.args, dict(self.kwargs)]) if isinstance(leaf, Tensor)]
 
     def __len__(self) -> int:
@@ -127,7 +127,7 @@ def input_tensors(inputs: AnyInputs) -> list[Tensor]:
         inputs: The inputs.
 
     Returns:
-        The tensors, in order.
+        The tensors, in the order of the arguments.
     """
     return [inputs] if isinstance(inputs, Tensor) else inputs.tensors()
 
@@ -140,7 +140,7 @@ def repeated_rows(inputs: AnyInputs, times: int) -> AnyInputs:
         times: Number of repetitions of the whole batch.
 
     Returns:
-        Inputs with ``times`` as many rows.
+        Inputs with the rows of ``times`` batches.
     """
 
     def repeat(tensor: Tensor) -> Tensor:
@@ -213,7 +213,7 @@ def call_arguments(
 
 
 def _parameter_names(module: nn.Module) -> set[str] | None:
-    """Return the names of the parameters of `forward`; None if it takes any keyword."""
+    """Return the names of the parameters of `forward`; None if it accepts any keyword."""
     try:
         parameters = inspect.signature(module.forward).parameters.values()
     except (TypeError, ValueError):  # a function without a readable signature, such as a scripted module

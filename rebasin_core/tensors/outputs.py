@@ -12,7 +12,7 @@ from rebasin_core.errors import InvalidInputError
 from rebasin_core.tensors.modules import shared_copy
 
 OutputChoice: TypeAlias = str | int | Callable[[Any], Tensor]
-"""How to select the output of a model: by name, by index, or by a function of what the model returns."""
+"""How to select the output of a model: by name, by index, or by a function of all outputs."""
 
 # Entries that hold the logits or means in models of Hugging Face transformers and of torchvision.
 _USUAL = ("logits", "out")
@@ -41,7 +41,7 @@ def single_output(outputs: object) -> Tensor:
     found = f"{type(outputs).__name__}" + (f" with the tensors {list(tensors)}" if tensors else " without tensors")
     message = (
         f"expected the model to return one tensor, got {found}; name the logits or means with `output`: a name, an "
-        "index, or a function of what the model returns"
+        "index, or a function of all outputs"
     )
     raise InvalidInputError(message)
 
@@ -51,7 +51,7 @@ def with_output(model: nn.Module, output: OutputChoice | None) -> nn.Module:
 
     Args:
         model: Any module; it is not changed.
-        output: Name of an entry or attribute, index, or function of what the model returns; None for no selection.
+        output: Name of an entry or attribute, index, or function of all outputs; None for no selection.
 
     Returns:
         A copy that shares parameters and buffers with the model; the model itself if ``output`` is None.
@@ -115,7 +115,7 @@ class _Selection:
 
 
 def _entries(outputs: object) -> dict[Any, object]:
-    """Return the named or numbered entries of what a model returns."""
+    """Return the named or numbered entries of the outputs of a model."""
     if isinstance(outputs, Mapping):
         return dict(outputs)
     if isinstance(outputs, tuple) and hasattr(outputs, "_fields"):  # a named tuple

@@ -40,7 +40,7 @@ class TwoInputs(nn.Module):
         return logits
 
 
-class Takes(nn.Module):
+class OneArgument(nn.Module):
     """The same network with one argument: a dictionary."""
 
     def __init__(self, inner: TwoInputs) -> None:
@@ -91,7 +91,7 @@ def test_every_form_of_a_batch_gives_the_same_loss_barrier_and_match(form: str) 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("method", ["map", "mean_field_vi", "deep_ensemble", "mc_dropout"])
-def test_every_form_of_a_batch_trains_alike(form: str, method: str) -> None:
+def test_every_form_of_a_batch_gives_the_same_posterior(form: str, method: str) -> None:
     def fitted(name: str) -> rc.Posterior:
         data = [FORMS[name](rows) for rows in ROWS]
         chosen: rc.Inference = rc.build("inference", name=method, epochs=2)
@@ -115,7 +115,7 @@ def test_a_checkpoint_of_training_on_several_inputs_is_resumed(tmp_path: Any) ->
 
 
 def test_a_mapping_is_one_input_of_a_model_without_parameters_of_its_names() -> None:
-    model = Takes(MODEL)
+    model = OneArgument(MODEL)
     task = rc.Task(model, [FORMS["mapping"](rows) for rows in ROWS])
     assert rc.score(model, task).nll == pytest.approx(expected_loss(MODEL), rel=1e-5)
     spec = rc.trace_spec(model, {"left": LEFT, "right": RIGHT})

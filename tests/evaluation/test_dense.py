@@ -108,7 +108,7 @@ def test_pixels() -> None:
 
 
 def test_the_error_from_the_data_treats_the_pixels_of_an_image_as_one() -> None:
-    """The standard error is that of image means: pixels of an image are equal here, so that they add nothing."""
+    """The standard error is that of image means. The pixels of an image are equal here."""
     x = drawn(30, 4, 1, 1).expand(30, 4, 8, 8)
     y = labels(30, 1, 1).expand(30, 8, 8)
     found = rc.score(Given(), rc.Task(Given(), [(x, y)]))
@@ -117,7 +117,7 @@ def test_the_error_from_the_data_treats_the_pixels_of_an_image_as_one() -> None:
 
 
 def test_the_error_of_a_ratio_is_that_of_repeated_data_sets() -> None:
-    """Sequences of random lengths whose tokens share a difficulty: the stated error is the spread of the loss."""
+    """Sequences of random lengths whose tokens share a difficulty: the stated error is the standard deviation."""
     generator = torch.Generator().manual_seed(0)
     stated, losses = [], []
     for _ in range(200):
@@ -130,7 +130,7 @@ def test_the_error_of_a_ratio_is_that_of_repeated_data_sets() -> None:
         estimate = rc.score(Given(), rc.Task(Given(), batches, {"name": "categorical", "class_axis": -1}))
         losses.append(estimate.nll)
         stated.append(estimate.nll_data_stderr)
-    # Of 200 repetitions the spread is known to 5 %; the linearization is biased downward by a few percent.
+    # 200 repetitions estimate the standard deviation to 5 %; the linearization is biased downward by a few percent.
     assert torch.tensor(stated).mean().item() == pytest.approx(torch.tensor(losses).std().item(), rel=0.15)
 
 
@@ -188,7 +188,7 @@ def test_binary_labels() -> None:
     assert loss_of([(image, mask)], "bernoulli") == pytest.approx(expected, rel=1e-6)
 
 
-def test_missing_binary_labels_are_left_out() -> None:
+def test_missing_binary_labels_are_ignored() -> None:
     x, y = drawn(20, 3), labels(20, 3, classes=2, ignored=0.5)
     kept = y != -100
     each = functional.binary_cross_entropy_with_logits(x, y.float().where(kept, 0), reduction="none")
@@ -284,7 +284,7 @@ def test_targets_that_do_not_fit(x: Tensor, y: Tensor, likelihood: Any, message:
         loss_of([(x, y)], likelihood)
 
 
-def test_methods_for_one_row_per_example_are_refused_for_tokens() -> None:
+def test_methods_for_one_row_per_example_reject_tokens() -> None:
     posterior = rc.posteriors.DiagonalGaussianPosterior({"scale": torch.tensor(1.0)}, {"scale": torch.tensor(0.1)})
     task = rc.Task(Given(), PADDED)
     with pytest.raises(InvalidInputError, match="`local` is not applicable to dense targets"):
