@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # Only the shape of the outputs is used.
 _ROWS = 2
-# Maximum number of outputs that are assessed in one call, which bounds the memory for many tokens and a large vocabulary.
+# Maximum number of outputs that are assessed in one call; bounds the memory for many tokens and a large vocabulary.
 _CHUNK = 2**24
 
 

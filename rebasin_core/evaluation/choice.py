@@ -36,6 +36,10 @@ _MEMORY = {"cpu": 2**30, "cuda": 2**32}
 _OTHER_MEMORY = 2**30
 # Maximum number of tensors that a message names.
 _MAX_NAMED = 8
+_DENSE = (
+    "the method `local` is not applicable to dense targets, or to targets with class weights or ignored labels; use "
+    "`auto`"
+)
 
 
 def networks_of(
@@ -65,12 +69,6 @@ def networks_of(
     inputs = batches[0][0]
     options = sampling.options
     missing: list[str] = []
-    if not allow_local and options.method == "local":
-        message = (
-            "the method `local` is not applicable to dense targets, or to targets with class weights or ignored "
-            "labels; use `auto`"
-        )
-        raise InvalidInputError(message)
     if (
         allow_local
         and options.method in {"auto", "local"}
@@ -83,15 +81,7 @@ def networks_of(
             chunk = options.chunk_size or _chunk(model, inputs, sampling.num_samples, stacked=False)
             return LocalNetworks(posterior, model, layers.random, sampling, chunk=chunk)
     if options.method == "local":
-        others = (
-            f" with {', '.join(f'`{name}`' for name in missing[:_MAX_NAMED])} used in another way" if missing else ""
-        )
-        message = (
-            "the method `local` needs independent Gaussians over the weights of dense and convolutional layers that "
-            f"are used once, and no adjustment of sampled weights; got a {posterior.kind!r} posterior{others}; use "
-            "`auto`"
-        )
-        raise InvalidInputError(message)
+        raise InvalidInputError(_why_not_local(posterior, missing) if allow_local else _DENSE)
     sampled = SampledNetworks(
         posterior,
         sampling.num_samples,
@@ -107,6 +97,14 @@ def networks_of(
         if options.method == "vectorized" or vectorized.is_possible(inputs):
             return vectorized
     return LoopedNetworks(sampled, model, options)
+
+
+def _why_not_local(posterior: Posterior, missing: Sequence[str]) -> str:
+    others = f" with {', '.join(f'`{name}`' for name in missing[:_MAX_NAMED])} used in another way" if missing else ""
+    return (
+        "the method `local` needs independent Gaussians over the weights of dense and convolutional layers that are "
+        f"used once, and no adjustment of sampled weights; got a {posterior.kind!r} posterior{others}; use `auto`"
+    )
 
 
 def _chunk(model: FunctionalModel, inputs: AnyInputs, count: int, *, stacked: bool) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, final, overload
 
 import torch
@@ -19,6 +20,7 @@ from rebasin_core.tensors.trees import tree_leaves, tree_map
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
 
     from torch import Tensor, nn
 
@@ -36,6 +38,8 @@ class FunctionalModel:
         device: Device to run on.
         dtype: Dtype of floating-point parameters, buffers and inputs.
         training: Whether layers are in training mode (batch statistics, dropout).
+        autocast: Dtype of matrix products inside the model (`torch.autocast`); ``dtype`` if None. Outputs have
+            ``dtype``.
 
     Examples:
         >>> import torch
@@ -51,7 +55,9 @@ class FunctionalModel:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         training: bool = False,
+        autocast: torch.dtype | None = None,
     ) -> None:
+        self._autocast = autocast
         self._device = torch.device(device)
         self._dtype = dtype
         self._model = copy.deepcopy(unwrapped(model)).to(self._device, dtype).train(training)
@@ -71,6 +77,10 @@ class FunctionalModel:
     def size(self) -> int:
         """The number of scalar parameters."""
         return sum(parameter.numel() for parameter in self._model.parameters())
+
+    def arithmetic(self) -> AbstractContextManager[object]:
+        """Return the context manager in which the model runs: it sets the dtype of matrix products."""
+        return nullcontext() if self._autocast is None else torch.autocast(self._device.type, dtype=self._autocast)
 
     def compiled(self) -> FunctionalModel:
         """Return this model compiled by `torch.compile`: the first call for each input shape is slow.
@@ -216,14 +226,16 @@ class FunctionalModel:
             RuntimeError: If memory is exhausted; a smaller batch may succeed.
         """
         try:
-            outputs = self._call(dict(tensors), inputs)
+            with self.arithmetic():
+                outputs = self._call(dict(tensors), inputs)
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
             raise InvalidInputError(_misfit(inputs, error)) from error
         except (TypeError, ValueError) as error:
             raise InvalidInputError(_misfit(inputs, error)) from error
-        return single_output(outputs)
+        found = single_output(outputs)
+        return found if self._autocast is None else found.to(self._dtype)
 
     def uncompiled(self, tensors: Mapping[str, Tensor], inputs: AnyInputs) -> Tensor:
         """Return the outputs of the copy of the module, also if this model is compiled, with errors unchanged.
@@ -235,7 +247,9 @@ class FunctionalModel:
         Returns:
             The outputs.
         """
-        return single_output(self._called(dict(tensors), inputs))
+        with self.arithmetic():
+            found = single_output(self._called(dict(tensors), inputs))
+        return found if self._autocast is None else found.to(self._dtype)
 
     def _called(self, tensors: dict[str, Tensor], inputs: AnyInputs) -> object:
         args, kwargs = inputs.bound(self._model) if isinstance(inputs, ModelInputs) else ((inputs,), {})

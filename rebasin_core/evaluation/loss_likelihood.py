@@ -24,8 +24,8 @@ class LossLikelihood(Likelihood):
     The function is called with the outputs ``[N, ...]`` and the targets of a batch. It returns the losses ``[N]`` of
     the examples, or ``[N, ...]``, of which the mean over the other axes is used. The value for an example must not
     depend on the other examples. Losses per example are necessary for standard errors. Therefore a function that
-    returns one number for the batch is not accepted, unless ``reduction`` states that this number is a mean or a sum over
-    examples; it is then called for one example at a time, which is slower.
+    returns one number for the batch is not accepted, unless ``reduction`` states that this number is a mean or a sum
+    over examples; it is then called for one example at a time, which is slower.
 
     Posterior averages use the unnormalized density $e^{-\ell}$. For a single network, the loss is the mean of $\ell$.
 

@@ -54,9 +54,9 @@ def as_likelihood(
       called with ``reduction="none"``.
 
     The loss of an example must not depend on the other examples. Losses per example are necessary for standard errors:
-    a function that returns one number for a batch is not accepted, unless ``reduction`` states that it is a mean or a sum
-    over examples. Posterior averages use the unnormalized density $e^{-\ell}$; for a single network, the loss is the
-    mean of $\ell$.
+    a function that returns one number for a batch is not accepted, unless ``reduction`` states that it is a mean or a
+    sum over examples. Posterior averages use the unnormalized density $e^{-\ell}$; for a single network, the loss is
+    the mean of $\ell$.
 
     Args:
         value: The value.

@@ -54,10 +54,10 @@ def require_untransformed(kind: str, element: SymmetryElement, names: Iterable[s
             raise_not_closed(kind, linear, f"its tensors `{field}` cannot be transformed (`{name}`)")
 
 
-def require_ones(
+def require_values(
     kind: str, element: SymmetryElement, moments: Callable[[], tuple[Mapping[str, Tensor], Mapping[str, Tensor]]]
 ) -> None:
-    """Raise if a tensor that must be one for a map is random, or is not one.
+    """Raise if a tensor that must be one, or zero, for a map is random, or has another value.
 
     Args:
         kind: Name of the representation.
@@ -67,17 +67,18 @@ def require_ones(
     Raises:
         InvalidInputError: If there is such a tensor; a NotClosedError if it is random.
     """
-    if not any(linear.ones for linear in element.linear_maps.acting()):
+    if not any(linear.required for linear in element.linear_maps.acting()):
         return
     mean, stddev = moments()
-    element.linear_maps.require_ones(mean)
+    element.linear_maps.require_values(mean)
     for linear in element.linear_maps.acting():
-        for name in linear.ones:
+        for name, value in linear.required.items():
             if name in stddev and bool(stddev[name].any()):
                 raise_not_closed(
                     kind,
                     linear,
-                    f"`{name}` must be one, but is random; fold it into the weights that follow (`rebasin_core.fold`)",
+                    f"`{name}` must be {'one' if value else 'zero'}, but is random; fold it into the weights that "
+                    "follow (`rebasin_core.fold`)",
                 )
 
 
