@@ -156,7 +156,9 @@ class _Soft:
         def act(cell: Tensor, atoms: tuple[Atom, ...]) -> Tensor:
             return act_softly(self._layout, matrices, cell, atoms)
 
-        return {name: map_cells(tensor, self._layout.axes[name], act) for name, tensor in tensors.items()}
+        stacked = self._layout.stacked(tensors)
+        permuted = {name: map_cells(tensor, self._layout.axes[name], act) for name, tensor in stacked.items()}
+        return self._layout.unstacked(permuted)
 
     def rounded(self) -> Permutation:
         """Return the permutations nearest to the matrices."""
