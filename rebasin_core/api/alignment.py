@@ -84,11 +84,10 @@ class AlignResult:
     @override
     def __str__(self) -> str:
         """Return the number of permuted units, the loss at the midpoint before and after, and the barriers."""
-        sizes = self.match.permutation.layout.groups
-        moved = self.match.moved
-        lines = [
-            f"{sum(moved.values())} of {sum(g.size for g in sizes.values())} units permuted in {len(sizes)} groups"
-        ]
+        permutation = self.match.permutation
+        units = sum(index.numel() for index in permutation.indices.values())
+        permuted = sum(permutation.moved.values())
+        lines = [f"{permuted} of {units} units permuted in {len(permutation.indices)} groups"]
         if self.heads:
             lines.append(f"heads of the candidate that were not compared: {', '.join(self.heads)}")
         if self.effect is not None:
@@ -101,13 +100,15 @@ class AlignResult:
     def to_frame(self) -> pd.DataFrame:
         """Return a pandas data frame with a row for each group: its name, its units, and the number permuted.
 
+        The units of a nested group are those of all blocks.
+
         Raises:
             PluginError: If pandas is not installed.
         """
-        groups = self.match.permutation.layout.groups
+        indices = self.match.permutation.indices
+        units = [index.numel() for index in indices.values()]
         moved = self.match.moved
-        units = [group.size for group in groups.values()]
-        return data_frame({"group": list(groups), "units": units, "permuted": [moved[name] for name in groups]})
+        return data_frame({"group": list(indices), "units": units, "permuted": [moved[name] for name in indices]})
 
     def save(self, folder: Path | str) -> None:
         """Write the aligned candidate, the permutation, the specification and the loss curves to a folder.

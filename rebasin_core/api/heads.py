@@ -16,6 +16,7 @@ from rebasin_core.specs.check import check_spec
 from rebasin_core.symmetry.axis import is_fixed
 from rebasin_core.symmetry.permutation import Permutation
 from rebasin_core.tensors.modules import unwrapped
+from rebasin_core.tensors.outputs import output_of, with_output
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -97,7 +98,7 @@ class BodyMatch:
                 matcher also searches over linear maps, or the symmetries of the two networks differ.
             SpecError: If the symmetries of the candidate cannot be traced, or change its outputs.
         """
-        module = self._module(matcher)
+        module = with_output(self._module(matcher), output_of(task.model))
         own = trace_spec(module, inputs)
         check_spec(own, module, inputs).require()
         sizes = [{name: group.size for name, group in each.layout.groups.items()} for each in (self.spec, own)]

@@ -156,7 +156,7 @@ class LossCurve:
             metric=metric.name,
             height_bias=excess("bias", *pairs[top]).item(),
             label=metric.title,
-            unit=metric.unit,
+            unit=metric.unit.replace("per example", "per element") if first.is_dense else metric.unit,
             degrees=degrees_of_freedom(influence, independent=estimates[top].independent) if random else 0.0,
             baseline=baseline,
             notes=curve_notes(t, estimates, top, random=random, baseline=baseline),
