@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 from rebasin_core.api.conversion import PosteriorLike, as_posterior
 from rebasin_core.barriers.base import BarrierEstimator
 from rebasin_core.barriers.notes import warn_of
+from rebasin_core.barriers.paths.curve import GivenCurvePath
 from rebasin_core.evaluation.evaluator import Evaluator
 from rebasin_core.evaluation.scores import PredictiveScores
 from rebasin_core.evaluation.task import require_task
+from rebasin_core.landscapes.curve import Curve
 from rebasin_core.tensors.noise import random_seed
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ def barrier(  # ruff: ignore[too-many-arguments] - shorthands for the options th
     num_samples: int | None = None,
     error: float | None = None,
     relative_error: float | None = None,
-    path: Path | str | Mapping[str, object] | None = None,
+    path: Path | Curve | str | Mapping[str, object] | None = None,
     metric: Metric | str | Mapping[str, object] | None = None,
     generator: torch.Generator | None = None,
     progress: bool = False,
@@ -55,7 +57,8 @@ def barrier(  # ruff: ignore[too-many-arguments] - shorthands for the options th
         error: Requested error of the barrier, in units of the metric, instead of numbers of points and samples: they
             are added until the Monte Carlo error is at most this, or a quarter of the error from the finite dataset.
         relative_error: The same, divided by the barrier.
-        path: Path between the posteriors; overrides the option of the estimator.
+        path: Path between the posteriors, or the trained curve between two single networks (`fit_curve`); overrides the
+            option of the estimator.
         metric: Metric in place of the negative log likelihood; overrides the option of the estimator.
         generator: Random number generator; seeded with 0 if None.
         progress: Whether to show a progress bar.
@@ -86,7 +89,7 @@ def barrier(  # ruff: ignore[too-many-arguments] - shorthands for the options th
         "num_samples": num_samples,
         "error": error,
         "relative_error": relative_error,
-        "path": path,
+        "path": GivenCurvePath.through(path) if isinstance(path, Curve) else path,
         "metric": metric,
     }
     options = {name: value for name, value in shorthands.items() if value is not None}
