@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rebasin_core.barriers.base import BarrierProblem
+    from rebasin_core.evaluation.batches import Batch
     from rebasin_core.evaluation.predictive import HeldTask
 
 
@@ -142,7 +143,7 @@ class _Relaxation:
             def energy(
                 network: Mapping[str, Tensor],
                 t: float,
-                batch: tuple[Tensor, Tensor] = batch,
+                batch: Batch = batch,
                 weight: float = weight,
             ) -> Tensor:
                 return weight * batch_loss(self.task, {**network, **self.buffers(t)}, batch)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from rebasin_core.evaluation.batches import Batch
     from rebasin_core.posteriors.base import Posterior
 
 
@@ -60,7 +61,7 @@ class FittedPoints:
 
 def fitting_task(
     module: nn.Module,
-    batches: Sequence[tuple[Tensor, Tensor]],
+    batches: Sequence[Batch],
     likelihood: Likelihood | str,
     like: Posterior,
 ) -> HeldTask:
@@ -80,7 +81,7 @@ def fitting_task(
     return HeldTask(model, batches, Likelihood.of(likelihood))
 
 
-def batch_loss(task: HeldTask, tensors: Mapping[str, Tensor], batch: tuple[Tensor, Tensor]) -> Tensor:
+def batch_loss(task: HeldTask, tensors: Mapping[str, Tensor], batch: Batch) -> Tensor:
     """Return the mean loss of a network on a batch, in nats per example; differentiable.
 
     Args:
@@ -100,7 +101,7 @@ def batch_loss(task: HeldTask, tensors: Mapping[str, Tensor], batch: tuple[Tenso
     return -task.likelihood.log_prob(outputs, targets).mean()
 
 
-def weighted_batches(task: HeldTask) -> Iterator[tuple[tuple[Tensor, Tensor], float]]:
+def weighted_batches(task: HeldTask) -> Iterator[tuple[Batch, float]]:
     """Yield the batches of one pass, each with the weight that gives every example the same weight.
 
     Args:
