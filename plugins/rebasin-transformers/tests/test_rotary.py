@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+pytest.importorskip("transformers", reason="transformers is not installed")
 pytest.importorskip("rebasin_transformers", reason="rebasin-transformers is not installed")
+
+import transformers
 
 import rebasin_core as rc
 from rebasin_core.symmetry import Kind, Pairs

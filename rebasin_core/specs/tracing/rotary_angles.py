@@ -60,7 +60,7 @@ class EqualPairs:
             pairing: The pairs of its last axis.
 
         Returns:
-            Whether they are known to be equal.
+            Whether this is certain.
         """
         key = node, pairing.pairs
         if key not in self._found:

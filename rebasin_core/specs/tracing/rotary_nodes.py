@@ -241,7 +241,7 @@ def orders(node: Node) -> Iterator[tuple[Node, Node]]:
         node: A node.
 
     Yields:
-        The tensors in the given order, then in the other one; nothing for other nodes.
+        The tensors in the given order, then in the other one, if the node combines two.
     """
     first, second = node.args if len(node.args) == 2 else (None, None)
     if isinstance(first, Node) and isinstance(second, Node) and not node.kwargs:
