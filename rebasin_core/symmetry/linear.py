@@ -14,6 +14,7 @@ from rebasin_core.symmetry.axis import Atom, Axis, Concat, Group, Product, atoms
 from rebasin_core.symmetry.kind import Kind, Slot
 from rebasin_core.symmetry.layout import Layout
 from rebasin_core.symmetry.pairs import Pairs
+from rebasin_core.symmetry.stack import indices_of
 from rebasin_core.tensors.arguments import raise_wrong_type, require_mapping
 from rebasin_core.tensors.frozen import FrozenMapping
 from rebasin_core.tensors.reading import shown
@@ -177,6 +178,10 @@ class Symmetry:
         inner = sorted(group.name for group in groups if group.within in unpermuted and group.name not in unpermuted)
         if inner:
             message = f"groups {inner} are nested in groups that cannot be permuted; add them to `unpermuted`"
+            raise SpecError(message)
+        exchanged = sorted({group for name in self.layout.stacks for group in indices_of(name, unpermuted)})
+        if exchanged:
+            message = f"groups {exchanged} exchange tensors of stacks; expected them to be permuted"
             raise SpecError(message)
         object.__setattr__(self, "linear", linear)
         object.__setattr__(self, "unpermuted", unpermuted)
