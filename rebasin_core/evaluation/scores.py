@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
 import torch
+from typing_extensions import override
 
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.likelihoods import AbstractRegressionLikelihood
@@ -18,14 +19,20 @@ from rebasin_core.evaluation.metrics import (
     predictive_entropy,
     reliability,
 )
+from rebasin_core.evaluation.metrics.functions import binned_reliability
+from rebasin_core.tensors.files import write_json
+from rebasin_core.tensors.frames import data_frame
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
+    import pandas as pd
     from torch import Tensor
 
     from rebasin_core.evaluation.evaluator import Evaluator
     from rebasin_core.evaluation.likelihood import Likelihood
+    from rebasin_core.evaluation.metric import Metric
     from rebasin_core.evaluation.predictive import Predictions
     from rebasin_core.posteriors.base import Posterior
 
@@ -72,7 +79,12 @@ class PredictiveScores:
 
     @classmethod
     def estimate(
-        cls, evaluator: Evaluator, posterior: Posterior, *, target_scale: Sequence[float] = ()
+        cls,
+        evaluator: Evaluator,
+        posterior: Posterior,
+        *,
+        target_scale: Sequence[float] = (),
+        metrics: Sequence[Metric] = (),
     ) -> PredictiveScores:
         """Return the scores of a posterior.
 
@@ -80,6 +92,7 @@ class PredictiveScores:
             evaluator: Evaluator of the model on the data.
             posterior: The posterior.
             target_scale: As for `of`.
+            metrics: Further metrics, added to `values` by their titles.
 
         Returns:
             The scores.
@@ -89,8 +102,14 @@ class PredictiveScores:
                 fit the targets.
         """
         regression = isinstance(evaluator.likelihood, AbstractRegressionLikelihood)
-        predictions = evaluator.predictions(posterior, keep_outputs=regression)
-        return cls.of(predictions, evaluator.likelihood, target_scale=target_scale)
+        groups = max((metric.num_groups for metric in metrics), default=0)
+        predictions = evaluator.predictions(posterior, groups=groups, keep_outputs=regression)
+        found = cls.of(predictions, evaluator.likelihood, target_scale=target_scale)
+        further: dict[str, float] = {}
+        for metric in metrics:
+            sign = -1 if metric.is_negated else 1
+            further[metric.title.removeprefix("negative ")] = sign * LossEstimate.of(predictions, metric=metric).loss
+        return replace(found, values=found.values | further)  # ruff: ignore[pandas-use-of-dot-values] - no data frame
 
     @classmethod
     def of(
@@ -139,19 +158,53 @@ class PredictiveScores:
             notes=estimate.notes,
         )
 
+    def to_frame(self) -> pd.DataFrame:
+        """Return a pandas data frame with one row: all scores except bins and notes.
+
+        Raises:
+            PluginError: If pandas is not installed.
+        """
+        return data_frame({name: [value] for name, value in self._every().items()})
+
+    def save(self, path: Path | str) -> None:
+        """Write the scores, without bins and notes, to a JSON file, atomically.
+
+        Args:
+            path: Path of the file, which is replaced if it exists.
+
+        Raises:
+            StorageError: If it cannot be written.
+        """
+        write_json(path, self.as_json())
+
+    @override
+    def __str__(self) -> str:
+        """Return the negative log likelihood with its standard errors, the other scores, and the notes."""
+        errors = [f"± {self.nll_data_stderr:.2g} (data)"]
+        if not math.isnan(self.nll_stderr) and self.nll_stderr:
+            errors.insert(0, f"± {self.nll_stderr:.2g} (Monte Carlo)")
+        others = "  ".join(f"{name} {value:.4g}" for name, value in self.values.items())
+        return "\n".join([f"nll {self.nll:.4g} {' '.join(errors)}", others, *self.notes])
+
+    def _every(self) -> dict[str, float]:
+        return {**{name: getattr(self, name) for name in _FIXED}, **self.values}
+
     def as_json(self) -> dict[str, float | None]:
         """Return the scores, without bins and notes, as JSON; NaN becomes null."""
-        fixed = {name: getattr(self, name) for name in _FIXED}
-        return {name: None if math.isnan(value) else value for name, value in {**fixed, **self.values}.items()}
+        return {name: None if math.isnan(value) else value for name, value in self._every().items()}
 
 
 def _classification_scores(
     predictions: Predictions, estimate: LossEstimate
-) -> tuple[dict[str, float], dict[str, list[float]]]:
+) -> tuple[dict[str, float], dict[str, list[float]] | None]:
     probabilities, targets = predictions.prediction, predictions.targets
     if targets is None or predictions.entropy is None:
         message = "the predictions lack targets or entropies; compute them with `predict`"
         raise InvalidInputError(message)
+    if predictions.element_scores:
+        return _element_scores(predictions, estimate)
+    if probabilities.dim() != 2 or targets.is_floating_point():  # no class index per row
+        return {estimate.score_name: estimate.score}, None
     entropy = predictive_entropy(probabilities)
     parts = reliability(probabilities, targets, bins=CALIBRATION_BINS)
     bins = {name: part.tolist() for name, part in zip(("count", "confidence", "accuracy"), parts, strict=True)}
@@ -162,6 +215,25 @@ def _classification_scores(
         "entropy": entropy.mean().item(),
         "mutual_information": (entropy - predictions.entropy).mean().item(),
     }
+    return values, bins
+
+
+def _element_scores(
+    predictions: Predictions, estimate: LossEstimate
+) -> tuple[dict[str, float], dict[str, list[float]] | None]:
+    """Return means over the elements (pixels, tokens) of dense targets."""
+    scores = predictions.element_scores
+    values = {"accuracy": estimate.score}
+    bins: dict[str, list[float]] | None = None
+    if "brier" in scores:
+        parts = binned_reliability(scores["confidence"], predictions.score, bins=CALIBRATION_BINS)
+        bins = {name: part.tolist() for name, part in zip(("count", "confidence", "accuracy"), parts, strict=True)}
+        counts, confidence, accuracy = parts
+        gaps = (counts * (confidence - accuracy)).abs().sum() / counts.sum()
+        values |= {"brier": scores["brier"].mean().item(), "ece": gaps.item()}
+    values["entropy"] = scores["predictive_entropy"].mean().item()
+    if predictions.entropy is not None:
+        values["mutual_information"] = values["entropy"] - predictions.entropy.mean().item()
     return values, bins
 
 

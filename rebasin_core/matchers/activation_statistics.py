@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rebasin_core.evaluation.likelihood import Likelihood
     from rebasin_core.matchers.base import MatchProblem
     from rebasin_core.symmetry.layout import Layout
+    from rebasin_core.tensors.inputs import AnyInputs
 
 ResponseMetric: TypeAlias = Literal["correlation", "covariance"]
 
@@ -94,7 +95,7 @@ class CrossMoments:
         pair.warn_of_unread_groups()
         return pair
 
-    def add(self, inputs: Tensor, targets: Tensor, samples: int) -> None:
+    def add(self, inputs: AnyInputs, targets: Tensor, samples: int) -> None:
         """Run both networks on a batch and add to the sums.
 
         Args:
@@ -208,7 +209,7 @@ class CrossMoments:
         model: FunctionalModel,
         uses: Mapping[str, WeightUse],
         tensors: Mapping[str, Tensor],
-        inputs: Tensor,
+        inputs: AnyInputs,
         targets: Tensor,
     ) -> dict[str, Tensor]:
         """Return the activations, or the gradients with respect to them, ``[units, rows]`` for every weight."""

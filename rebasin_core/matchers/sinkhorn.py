@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from rebasin_core.matchers.base import MatchResult
     from rebasin_core.symmetry.axis import Atom
+    from rebasin_core.tensors.inputs import AnyInputs
 
 SinkhornLoss: TypeAlias = Literal["weights", "midpoint", "random"]
 
@@ -109,7 +110,7 @@ class SinkhornMatcher(Matcher):
         return best.result(interruption.outcome(MatchOutcome.BUDGET), {"total": perf_counter() - start})
 
 
-Batch: TypeAlias = "tuple[Tensor, Tensor] | None"
+Batch: TypeAlias = "tuple[AnyInputs, Tensor] | None"
 _STEPS = 20
 
 
