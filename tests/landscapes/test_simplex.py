@@ -60,8 +60,8 @@ def test_the_volume_of_a_connectedis_the_sum_over_its_simplexes() -> None:
 
 
 def test_points_are_uniformly_distributed_over_the_complex() -> None:
-    # Segments of lengths 3 and 1 with a common vertex: a point is in the first with probability 3/4, and its weight of the
-    # network is uniform. 4,000 points; tolerance of more than five standard errors.
+    # Segments of lengths 3 and 1 with a common vertex: a point is in the first with probability 3/4, and its weight of
+    # the network is uniform. 4,000 points; tolerance of more than five standard errors.
     connected = SimplicialComplex((point(3.0, 0.0), point(-1.0, 0.0)), (point(0.0, 0.0),))
     weights = connected.draw_weights(4000, generator=torch.Generator().manual_seed(0))
     first = weights[:, 0] > 0
