@@ -40,6 +40,11 @@ class AbstractAction(ABC):
     def _act(self, name: str, tensor: Tensor) -> Tensor:
         """Return a transformed copy of a tensor ``[*lead, *s]`` attached to a tensor of the layout."""
 
+    def _act_among(self, name: str, tensor: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Return a transformed copy of a tensor that can depend on others, which have their names in the layout."""
+        del tensors
+        return self._act(name, tensor)
+
     @abstractmethod
     def _require_preserving(self, tensors: Mapping[str, Tensor]) -> None:
         """Raise as `require_preserving`."""
@@ -80,7 +85,8 @@ class AbstractAction(ABC):
         Raises:
             InvalidInputError: If a tensor is not in the layout or has another shape, if it is of an integer dtype and
                 a linear map acts on it, if a tensor that must be one is not (see `LinearSymmetry`), if a posterior is
-                not closed under the element, or if the type of ``target`` is not supported.
+                not closed under the element, if the weight of a bias that a flip shifts is missing, or if the type of
+                ``target`` is not supported.
         """
         if isinstance(target, Mapping):
             return self._transformed(target, check=True)
@@ -104,7 +110,7 @@ class AbstractAction(ABC):
 
         Raises:
             InvalidInputError: If a tensor is not in the layout, has another shape, or is of an integer dtype and a
-                linear map acts on it.
+                linear map acts on it, or if the weight of a bias that a flip shifts is missing.
         """
         return self._transformed(tensors, check=False)
 
@@ -127,18 +133,19 @@ class AbstractAction(ABC):
             elif name in repeated:
                 transformed[name] = transformed[repeated[name]]
             else:
-                transformed[name] = self._act(own[name], tensor)
+                transformed[name] = self._act_among(own[name], tensor, described)
         return transformed
 
     def _transformed_module(self, module: nn.Module) -> nn.Module:
         tensors = named_tensors(module)
         self.layout.check(tensors, "the module")
         own = {name: self.layout.names.of(name) or name for name in tensors}
-        self.require_preserving({own[name]: tensor for name, tensor in tensors.items()})
+        described = {own[name]: tensor for name, tensor in tensors.items()}
+        self.require_preserving(described)
         transformed = copy.deepcopy(module)
         with torch.no_grad():
             for name, tensor in named_tensors(transformed).items():
-                tensor.copy_(self._act(own[name], tensors[name]))
+                tensor.copy_(self._act_among(own[name], tensors[name], described))
         return transformed
 
 

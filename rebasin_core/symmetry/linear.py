@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, final
 
 from rebasin_core.errors import FileFormatError, SpecError, nearest
 from rebasin_core.symmetry.axis import Atom, Axis, Concat, Group, Product, atoms_of, concat, product
-from rebasin_core.symmetry.kind import Kind, Slot
+from rebasin_core.symmetry.kind import Kind, Shift, Slot
 from rebasin_core.symmetry.layout import Layout
+from rebasin_core.symmetry.shifts import check_shifts, check_shifts_of_kind, check_shifts_together, shifts_of_json
 from rebasin_core.tensors.arguments import raise_wrong_type, require_mapping
 from rebasin_core.tensors.frozen import FrozenMapping
 from rebasin_core.tensors.reading import shown
@@ -20,7 +21,7 @@ from rebasin_core.tensors.reading import shown
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
-__all__ = ["Kind", "LinearSymmetry", "Slot", "Symmetry"]
+__all__ = ["Kind", "LinearSymmetry", "Shift", "Slot", "Symmetry"]
 
 
 @final
@@ -38,15 +39,18 @@ class LinearSymmetry:
         degrees: The degree by slot. A degree of 0 is omitted.
         ones: Names of tensors that must be one in all entries, or other maps than the identity change the function
             (scales of normalizations).
+        shifts: For flips, the layers after the units; else empty. The degrees are those in centered coordinates (see
+            `Shift`).
 
     Raises:
-        SpecError: If there is no degree, or one is not an integer or not allowed for the kind.
+        SpecError: If there is no degree, one is not an integer or not allowed for the kind, or flips have no shifts.
     """
 
     group: str
     kind: Kind
     degrees: Mapping[Slot, int]
     ones: tuple[str, ...] = ()
+    shifts: tuple[Shift, ...] = ()
 
     def __post_init__(self) -> None:
         """Freeze the mapping and check the degrees."""
@@ -69,12 +73,16 @@ class LinearSymmetry:
             raise SpecError(message)
         object.__setattr__(self, "degrees", FrozenMapping(degrees))
         object.__setattr__(self, "ones", tuple(self.ones))
+        object.__setattr__(self, "shifts", tuple(self.shifts))
+        check_shifts_of_kind(self.group, self.kind, self.shifts)
 
     def as_json(self) -> dict[str, Any]:
         """Return the symmetry as a JSON object: each degree is a list of tensor, dimension, number and degree."""
         degrees = [[slot.tensor, slot.dim, slot.number, self.degrees[slot]] for slot in sorted(self.degrees)]
         document = {"group": self.group, "kind": str(self.kind), "degrees": degrees}
-        return document | ({"ones": sorted(self.ones)} if self.ones else {})
+        document |= {"ones": sorted(self.ones)} if self.ones else {}
+        shifts = [[shift.weight, shift.dim, shift.bias, shift.constant] for shift in sorted(self.shifts)]
+        return document | ({"shifts": shifts} if shifts else {})
 
     @classmethod
     def from_json(cls, document: object) -> LinearSymmetry:
@@ -92,9 +100,10 @@ class LinearSymmetry:
         """
         entry: dict[str, Any] = document if isinstance(document, dict) else {}
         group, kind, ones = entry.get("group"), entry.get("kind"), entry.get("ones", [])
-        rows = entry.get("degrees")
+        rows, shifts = entry.get("degrees"), shifts_of_json(entry.get("shifts", []))
         kinds = [member for member in Kind if kind == member]
-        fits = isinstance(group, str) and bool(kinds) and entry.keys() <= {"group", "kind", "degrees", "ones"}
+        fits = isinstance(group, str) and bool(kinds) and shifts is not None
+        fits = fits and entry.keys() <= {"group", "kind", "degrees", "ones", "shifts"}
         fits = fits and isinstance(rows, list) and all(map(_is_degree, rows))
         if not fits or not isinstance(ones, list) or not all(isinstance(name, str) for name in ones):
             message = (
@@ -102,13 +111,16 @@ class LinearSymmetry:
                 f"dimension, number and degree), got {shown(document)}"
             )
             raise FileFormatError(message)
-        return cls(str(group), kinds[0], {Slot(*row[:3]): row[3] for row in rows or ()}, tuple(ones))
+        return cls(str(group), kinds[0], {Slot(*row[:3]): row[3] for row in rows or ()}, tuple(ones), shifts or ())
 
 
 @final
 @dataclass(frozen=True)
 class Symmetry:
     """The linear part of a specification: the maps that it admits in addition to permutations.
+
+    All of them are linear in the parameters. Flips are linear maps of single tensors in centered coordinates only: the
+    other families do not depend on these coordinates.
 
     Attributes:
         layout: The groups and the tensors they act on. It can have more groups than the layout of the permutations:
@@ -183,6 +195,19 @@ class Symmetry:
             raise SpecError(message)
         added = tuple(item for item in other.linear if item not in self.linear)
         return Symmetry(self.layout, self.linear + added, self.unpermuted)
+
+    @cached_property
+    def shifts(self) -> tuple[Shift, ...]:
+        """The shifts of all flips: they define the centered coordinates, in which flips are signs."""
+        return tuple(dict.fromkeys(shift for item in self.linear for shift in item.shifts))
+
+    @cached_property
+    def centered(self) -> Symmetry:
+        """The symmetry in centered coordinates (see `Shift`): flips are signs, all other maps are the same."""
+        if not self.shifts:
+            return self
+        linear = (replace(item, kind=Kind.SIGN, shifts=()) if item.shifts else item for item in self.linear)
+        return Symmetry(self.layout, tuple(linear), self.unpermuted)
 
     @cached_property
     def by_tensor(self) -> Mapping[str, tuple[tuple[Slot, int], ...]]:
@@ -287,6 +312,7 @@ def _check_linear(layout: Layout, linear: LinearSymmetry) -> None:
             raise SpecError(message)
     for slot in linear.degrees:
         _check_slot(layout, group, slot)
+    check_shifts(layout, group.name, linear.shifts, linear.degrees)
     if linear.kind is Kind.ROTATION and group.size % 2:
         message = (
             f"group {shown(group.name)}: expected an even number of units for rotations of pairs, got {group.size}"
@@ -325,6 +351,9 @@ def _check_slot(layout: Layout, group: Group, slot: Slot) -> None:
 
 def _check_together(linear: Collection[LinearSymmetry]) -> None:
     """Raise if two linear symmetries transform one slot and do not commute."""
+    shifts = dict.fromkeys(shift for item in linear for shift in item.shifts)
+    others = [(item.kind, slot) for item in linear if not item.shifts for slot in item.degrees]
+    check_shifts_together(shifts, others)
     matrices = [(slot, item) for item in linear if not item.kind.is_factor for slot in item.degrees]
     for slot, item in matrices:
         for other in linear:

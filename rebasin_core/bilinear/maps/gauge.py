@@ -18,6 +18,7 @@ from rebasin_core.bilinear.maps.cell_pairs import cell_pairs
 from rebasin_core.errors import ConvergenceWarning
 from rebasin_core.symmetry.kind import Kind
 from rebasin_core.symmetry.permutation import Permutation
+from rebasin_core.symmetry.shifts import shift_values
 from rebasin_core.symmetry.symmetry_element import SymmetryElement
 
 if TYPE_CHECKING:
@@ -78,6 +79,20 @@ def balanced(symmetry: Symmetry, channels: Channels) -> tuple[Channels, Symmetry
         )
         warnings.warn(message, ConvergenceWarning, stacklevel=2)
     return current, total
+
+
+def centered(symmetry: Symmetry, channels: Channels) -> Channels:
+    """Return a network in centered coordinates, in which flips are signs (see `Shift`).
+
+    Args:
+        symmetry: The linear symmetries.
+        channels: ``[C, *s]`` for every parameter; one channel for parameters that flips transform.
+
+    Returns:
+        The channels in float64.
+    """
+    added = shift_values(symmetry.layout, symmetry.shifts, channels)
+    return {name: tensor.double() + added.get(name, 0.0) for name, tensor in channels.items()}
 
 
 def mapping(symmetry: Symmetry, maps: Mapping[int, Tensor]) -> SymmetryElement:

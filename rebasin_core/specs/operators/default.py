@@ -51,6 +51,23 @@ def sights_of(rules: Rules) -> Sights:
     }
 
 
+def constants_of(rules: Rules) -> dict[str, float]:
+    """Return the constants $c$ of operators with $f(-u) = c - f(u)$, as the families of their rules state them.
+
+    Args:
+        rules: Rules by operator name.
+
+    Returns:
+        The constants of all families, without operators that have another rule here than in their family.
+    """
+    return {
+        name: constant
+        for family in _families(OperatorRules)
+        for name, constant in family.constants.items()
+        if rules.get(name) is family.rules.get(name)
+    }
+
+
 def sight_of(call: Call, sights: Sights) -> Sight:
     """Return how the operator of a call sees the units of the axes that it keeps.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, final
+import math
+from typing import TYPE_CHECKING, ClassVar, final
 
 from rebasin_core.specs.operators import piecewise
 from rebasin_core.specs.operators.base import OperatorRules
@@ -10,6 +11,8 @@ from rebasin_core.specs.unification.relation import Relation, Sight
 from rebasin_core.specs.unification.terms import length, uniform
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rebasin_core.specs.operators.base import Result, Rule, Sights
     from rebasin_core.specs.operators.call import Call
 
@@ -184,6 +187,11 @@ _ODD = (
     "sgn", "tanhshrink", "softshrink", "hardshrink", "erfinv", "atanh", "arctanh", "trunc", "fix", "round",
 )  # fmt: skip
 _EVEN = ("abs", "absolute")
+# The constants c of functions with f(-u) = c - f(u).
+_CONSTANTS = {
+    "sigmoid": 1.0, "special_expit": 1.0, "hardsigmoid": 1.0, "special_ndtr": 1.0, "erfc": 2.0, "special_erfc": 2.0,
+    "acos": math.pi, "arccos": math.pi,
+}  # fmt: skip
 
 SIGHTS: Sights = {
     **{f"aten.{name}": Sight.LINEAR for name in _LINEAR},
@@ -191,6 +199,7 @@ SIGHTS: Sights = {
     **{f"aten.{name}": Sight.HOMOGENEOUS for name in _HOMOGENEOUS},
     **{f"aten.{name}": Sight.ODD for name in _ODD},
     **{f"aten.{name}": Sight.EVEN for name in _EVEN},
+    **{f"aten.{name}": Sight.CENTERED for name in _CONSTANTS},
     **piecewise.SIGHTS,
 }
 
@@ -215,3 +224,4 @@ class ElementwiseRules(OperatorRules):
     name = "elementwise"
     rules = RULES
     sights = SIGHTS
+    constants: ClassVar[Mapping[str, float]] = {f"aten.{name}": value for name, value in _CONSTANTS.items()}

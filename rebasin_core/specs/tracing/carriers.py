@@ -149,6 +149,12 @@ _ALONG_OTHERS = (
     "unsafe_chunk",
 )  # fmt: skip
 
+KEEP_CONSTANTS = frozenset({
+    *_COPIES, *_RESHAPES, *_ALONG_OTHERS, "transpose", "t", "swapaxes", "mean", "permute", "expand", "index", "repeat",
+    "repeat_interleave", "movedim", "flip", "roll", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
+})  # fmt: skip
+"""Operators all of whose entries are entries of the first argument, or averages of them."""
+
 _CARRIERS: dict[str, _Carrier] = {
     **dict.fromkeys(_COPIES, _same),
     **dict.fromkeys(_RESHAPES, _reshaped),

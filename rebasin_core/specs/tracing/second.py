@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, TypeAlias, final
 from rebasin_core.specs.kinds.derive import Derivation, Symmetries
 from rebasin_core.specs.kinds.rotary import ROTARY, RotaryRule
 from rebasin_core.specs.kinds.slots import Slots
-from rebasin_core.specs.operators.default import sights_of
+from rebasin_core.specs.operators.default import constants_of, sights_of
+from rebasin_core.specs.tracing.centering import find_centerings
 from rebasin_core.specs.tracing.interpret import Interpreter
 from rebasin_core.specs.tracing.rotary import find_rotary, with_rotary
 from rebasin_core.specs.unification.relation import Sight
@@ -18,9 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
     from torch import Tensor
+    from torch.fx import Node
 
     from rebasin_core.specs.kinds.unpermuted import PairKey
     from rebasin_core.specs.operators.base import Rules
+    from rebasin_core.specs.operators.call import Call
     from rebasin_core.specs.tracing.graph import ModelGraph
     from rebasin_core.specs.tracing.rotary import Rotary
     from rebasin_core.specs.unification.constraints import Constraints
@@ -92,7 +95,12 @@ class SecondInterpretation:
         for name in self.constant:
             for term in own[name]:
                 slots.constraints.see(term, Sight.ANY, Reason("none", name, "its entries are not changed"))
-        interpreter = Interpreter(slots.constraints, {**self.rules, ROTARY: rule}, slots.constraints.conclude)
         graph, names = with_rotary(self.graph, found) if found else (self.graph, {})
+        centerings = find_centerings(graph, own.keys() - set(self.constant), constants_of(self.rules))
+
+        def conclude(call: Call, node: Node, results: list[AxisTerms]) -> list[AxisTerms]:
+            return slots.constraints.conclude(call, results, centerings.get(node))
+
+        interpreter = Interpreter(slots.constraints, {**self.rules, ROTARY: rule}, conclude)
         self.run(graph, own, slots.constraints, interpreter)
         return slots, rule, names
