@@ -162,7 +162,7 @@ _ELEMENTWISE = (
     "hardswish", "special_ndtr", "isclose", "fill", "log_sigmoid", "copy", "masked_fill_", "zero_",
     "threshold_", "isnan", "isinf", "isfinite", "floor_divide",
     "not_equal", "greater", "less", "greater_equal", "less_equal", "arccos", "arcsin", "arctan", "arctan2",
-    "special_expit", "special_logit", "special_erf", "__and__", "__or__", "__xor__", "__lshift__",
+    "special_expit", "special_logit", "special_erf", "special_erfc", "__and__", "__or__", "__xor__", "__lshift__",
     "__rshift__", "absolute", "negative", "fix", "polar", "complex", "mish_", "gelu_", "isreal",
     "special_log1p", "special_expm1",
 )  # fmt: skip

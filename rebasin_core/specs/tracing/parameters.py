@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from rebasin_core.specs.tracing.graph import ModelGraph
 
-_TRANSPOSITIONS = frozenset({"t", "transpose", "permute"})
+_TRANSPOSITIONS = frozenset({"t", "transpose", "permute", "numpy_T", "mT"})
 
 
 @final
