@@ -142,7 +142,8 @@ class LinearMaps:
         require_weights(shifts, tensors)
         weights = {shift.weight: tensors[shift.weight].to(tensor.device) for shift in shifts}
         moved = {weight: self.act(weight, value) for weight, value in weights.items()}
-        before, after = (shift_values(self.symmetry.layout, shifts, given)[name] for given in (weights, moved))
+        before = shift_values(self.symmetry.layout, shifts, weights)[name]
+        after = shift_values(self.symmetry.layout, shifts, moved)[name]
         return (self.act(name, tensor.to(before.dtype) + before) - after).to(tensor.dtype)
 
     def require_ones(self, tensors: Mapping[str, Tensor]) -> None:

@@ -64,7 +64,7 @@ def logistic() -> nn.Sequential:
 
 
 def by_hand(given: dict[str, Tensor], e: SymmetryElement) -> dict[str, npt.NDArray[np.float64]]:
-    """Flip one unit after the other by s(-u) = 1 - s(u), then permute."""
+    """Flip single units by s(-u) = 1 - s(u), then permute."""
     found = {name: tensor.numpy().copy() for name, tensor in given.items()}
     for layer, value in zip((0, 2), e.maps, strict=True):
         for unit in [] if value is None else np.flatnonzero(value.numpy() < 0):
@@ -86,7 +86,7 @@ def expect_close(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_units_are_flipped_one_after_the_other(seed: int) -> None:
+def test_units_are_flipped_sequentially(seed: int) -> None:
     x, e = tensors(seed), element(seed)
     wanted = by_hand(x, e)
     for name, tensor in e.apply(x).items():

@@ -94,7 +94,7 @@ def test_other_functions_of_logistic_units(function: Callable[[Tensor], Tensor])
     assert spec.symmetry.linear == ()
 
 
-def test_coverage_says_why_there_are_no_flips() -> None:
+def test_coverage_has_the_reason_for_no_flips() -> None:
     spec, _ = traced(dense(nn.Sigmoid(), bias=False), 5, 3)
     (group,) = spec.coverage.kinds
     assert str(group.limit) == (
@@ -273,7 +273,7 @@ def test_files_of_specifications(tmp_path: Path) -> None:
 
 
 def test_rules_of_third_parties_state_the_constant() -> None:
-    """A rule of one's own for an operator is not the built-in one: it admits permutations until it says more."""
+    """A rule of one's own for an operator is not the built-in one: it admits permutations unless it states more."""
 
     class Own(OperatorRules):
         name = "own_exponential"
