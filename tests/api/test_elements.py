@@ -28,7 +28,10 @@ class Network(nn.Sequential):
         super().__init__(nn.Linear(5, 12), self.unit(), nn.Linear(12, 4))
 
 
-@pytest.fixture(autouse=True, params=[nn.Tanh, nn.Sigmoid])
+pytestmark = pytest.mark.usefixtures("_unit")
+
+
+@pytest.fixture(params=[nn.Tanh, nn.Sigmoid])
 def _unit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Network, "unit", request.param)
 
