@@ -65,6 +65,9 @@ class UnitMaps(BaseModel):
     constant: float = 1.0
     """For flips, the constant $c$ of the activation function, with $f(-u) = c - f(u)$: 1 for the logistic sigmoid."""
 
+    slope: float = 0.25
+    """For flips, the slope of the activation function at 0: 1/4 for the logistic sigmoid."""
+
 
 UnitMapsLike: TypeAlias = str | Mapping[str, object] | UnitMaps
 """A family of maps: its kind as text, a mapping of the fields of `UnitMaps`, or a value of that class."""
@@ -131,7 +134,7 @@ def _validated(group: str, entry: object) -> UnitMaps:
         kinds = ", ".join(Kind)
         message = (
             f"`kinds` of group {group!r}: {where}: {first['msg']}, got {first['input']!r}; expected one of the kinds "
-            f"{kinds}, or a mapping with `kind`, `produces`, `consumes`, `ones`, `biases` and `constant`"
+            f"{kinds}, or a mapping with `kind`, `produces`, `consumes`, `ones`, `biases`, `constant` and `slope`"
         )
         raise SpecError(message) from error
 
@@ -172,7 +175,7 @@ def _shifts(layout: Layout, maps: UnitMaps, degrees: Mapping[Slot, int]) -> Iter
         consumed = {slot.dim for slot in degrees if slot.tensor == weight}
         dims = [dim for dim, axis in enumerate(layout.axes[weight]) if (axis,) == layout.axes[bias]]
         dim = next((dim for dim in dims if dim not in consumed), 0)
-        yield Shift(weight, dim, bias, maps.constant)
+        yield Shift(weight, dim, bias, maps.constant, maps.slope)
 
 
 def _matched(patterns: Sequence[str], slots: Sequence[Slot], group: str, field: str) -> list[Slot]:

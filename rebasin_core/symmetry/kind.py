@@ -117,18 +117,23 @@ class Shift:
         dim: Dimension of the weight that the bias has; the sum of the shift is over all others.
         bias: Name of the bias $b$, a vector.
         constant: The constant $c$, 1 for the logistic sigmoid.
+        slope: The slope $o'(0)$, 1/4 for the logistic sigmoid. It has no effect on flips. Matchers compare networks in
+            the units of $2 o / c$, of which inputs are scaled to slope 1: logistic networks like the equivalent ones
+            with tanh.
 
     Raises:
-        SpecError: If the constant is zero or not finite.
+        SpecError: If the constant or the slope is zero or not finite.
     """
 
     weight: str
     dim: int
     bias: str
     constant: float = 1.0
+    slope: float = 0.25
 
     def __post_init__(self) -> None:
-        """Check the constant."""
-        if not math.isfinite(self.constant) or self.constant == 0:
-            message = f"shift of {shown(self.bias)}: expected a finite, nonzero constant, got {self.constant!r}"
-            raise SpecError(message)
+        """Check the numbers."""
+        for name, value in (("constant", self.constant), ("slope", self.slope)):
+            if not math.isfinite(value) or value == 0:
+                message = f"shift of {shown(self.bias)}: expected a finite, nonzero {name}, got {value!r}"
+                raise SpecError(message)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, final
 
@@ -81,7 +81,7 @@ class LinearSymmetry:
         degrees = [[slot.tensor, slot.dim, slot.number, self.degrees[slot]] for slot in sorted(self.degrees)]
         document = {"group": self.group, "kind": str(self.kind), "degrees": degrees}
         document |= {"ones": sorted(self.ones)} if self.ones else {}
-        shifts = [[shift.weight, shift.dim, shift.bias, shift.constant] for shift in sorted(self.shifts)]
+        shifts = [[*astuple(shift)[:3], *map(float, astuple(shift)[3:])] for shift in sorted(self.shifts)]
         return document | ({"shifts": shifts} if shifts else {})
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import starmap
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -17,11 +18,11 @@ if TYPE_CHECKING:
 
     from rebasin_core.symmetry.layout import Layout
 
-_TYPES: Final = ([str, int, str, float], [str, int, str, int])
+_TYPES: Final = [str, int, str, float, float]
 
 
 def shifts_of_json(rows: object) -> tuple[Shift, ...] | None:
-    """Return the shifts for JSON rows of weight, dimension, bias and constant; None if they have another structure.
+    """Return the shifts for JSON rows of the fields of `Shift`; None if they have another structure.
 
     Args:
         rows: The parsed JSON.
@@ -30,11 +31,11 @@ def shifts_of_json(rows: object) -> tuple[Shift, ...] | None:
         The shifts.
 
     Raises:
-        SpecError: If a constant is zero or not finite.
+        SpecError: If a constant or slope is zero or not finite.
     """
-    if not isinstance(rows, list) or not all(isinstance(r, list) and [*map(type, r)] in _TYPES for r in rows):
+    if not isinstance(rows, list) or not all(isinstance(row, list) and [*map(type, row)] == _TYPES for row in rows):
         return None
-    return tuple(Shift(weight, dim, bias, float(constant)) for weight, dim, bias, constant in rows)
+    return tuple(starmap(Shift, rows))
 
 
 def check_shifts_of_kind(group: str, kind: Kind, shifts: Collection[object]) -> None:

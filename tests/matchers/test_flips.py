@@ -79,7 +79,33 @@ def test_the_function_is_kept_also_for_networks_that_differ() -> None:
     assert result.element is not None
     assert any(bool((value < 0).any()) for value in result.element.maps if value is not None)
     torch.testing.assert_close(result.apply(b)(inputs()), b(inputs()), rtol=1e-9, atol=1e-9)
-    assert result.objective >= rc.match(a, b, spec, WeightMatcher(symmetry=(Kind.SIGN,))).objective
+
+
+def to_tanh(of: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the network with tanh units that has the same function: s(u) = 1/2 + tanh(u / 2) / 2."""
+    found: dict[str, Tensor] = {}
+    last = max(int(name.split(".")[0]) for name in of)
+    for layer in range(0, last + 1, 2):
+        weight, bias = of[f"{layer}.weight"], of[f"{layer}.bias"]
+        if layer:
+            weight, bias = weight / 2, bias + weight.sum(1) / 2
+        factor = 1 if layer == last else 0.5
+        found |= {f"{layer}.weight": factor * weight, f"{layer}.bias": factor * bias}
+    return found
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_the_alignment_is_that_of_the_equivalent_tanh_networks(seed: int) -> None:
+    a, b = logistic(12, 10, seed=0), logistic(12, 10, seed=seed)
+    tanh = nn.Sequential(*[nn.Tanh() if isinstance(layer, nn.Sigmoid) else layer for layer in a])
+    first, second = (to_tanh(parameters(model)) for model in (a, b))
+    torch.testing.assert_close(torch.func.functional_call(tanh, second, inputs()), b(inputs()))
+    spec, spec_of_tanh = rc.trace_spec(a, inputs()), rc.trace_spec(tanh, inputs())
+    found = rc.match(a, b, spec, matcher="weight", symmetry="full")
+    expected = rc.match(first, second, spec_of_tanh, matcher="weight", symmetry="full")
+    expect_close(to_tanh(found.apply(parameters(b))), expected.apply(second))
+    assert found.objective == pytest.approx(expected.objective)
+    assert found.objective > rc.match(first, second, spec_of_tanh, matcher="weight").objective
 
 
 def every_copy(of: Arrays, widths: tuple[int, ...]) -> Iterator[Arrays]:
@@ -98,27 +124,22 @@ def every_copy(of: Arrays, widths: tuple[int, ...]) -> Iterator[Arrays]:
             yield found
 
 
-def centered_distance(a: Arrays, b: Arrays) -> float:
-    """Return the squared distance in coordinates where the biases contain half of the weights before them."""
-    total = 0.0
-    for name in a:
-        difference = a[name] - b[name]
-        if name.endswith("bias") and name != "0.bias":
-            difference += (a[name[:-4] + "weight"] - b[name[:-4] + "weight"]).sum(1) / 2
-        total += float((difference**2).sum())
-    return total
+def distance(a: Arrays, b: Arrays) -> float:
+    """Return the squared distance of the equivalent tanh networks."""
+    one, other = (to_tanh({name: torch.from_numpy(array) for name, array in of.items()}) for of in (a, b))
+    return sum(float((one[name] - other[name]).square().sum()) for name in one)
 
 
 @pytest.mark.parametrize(("widths", "seed"), [((4,), 1), ((4,), 2), ((3, 2), 3), ((3, 2), 4)])
 def test_brute_force(widths: tuple[int, ...], seed: int) -> None:
-    """The distance in centered coordinates is minimal over all flips and permutations."""
+    """The distance of the equivalent tanh networks is minimal over all flips and permutations."""
     a, b = logistic(*widths, seed=0), logistic(*widths, seed=seed)
     one, other = ({n: p.numpy() for n, p in parameters(model).items()} for model in (a, b))
-    lowest = min(centered_distance(one, copy) for copy in every_copy(other, widths))
+    lowest = min(distance(one, copy) for copy in every_copy(other, widths))
     spec = rc.trace_spec(a, inputs())
     matcher = rc.matchers.WeightMatcher(symmetry="full", start="best")
     aligned = rc.match(parameters(a), parameters(b), spec, matcher).apply(parameters(b))
-    found = centered_distance(one, {name: tensor.numpy() for name, tensor in aligned.items()})
+    found = distance(one, {name: tensor.numpy() for name, tensor in aligned.items()})
     assert found == pytest.approx(lowest, rel=1e-9)
 
 

@@ -227,7 +227,7 @@ def test_files(tmp_path: Path) -> None:
     assert isinstance(loaded, SymmetryElement)
     assert loaded.symmetry.fingerprint == SYMMETRY.fingerprint
     document = json.loads(json.dumps(SYMMETRY.as_json()))
-    assert document["linear"][0]["shifts"] == [["2.weight", 0, "2.bias", 1.0]]
+    assert document["linear"][0]["shifts"] == [["2.weight", 0, "2.bias", 1.0, 0.25]]
     assert Symmetry.from_json(document) == SYMMETRY
     assert copy.deepcopy(e) == e
 
@@ -246,9 +246,11 @@ def test_symmetries_that_contradict_themselves() -> None:
         LinearSymmetry("a", Kind.FLIP, good.degrees)
     with pytest.raises(SpecError, match="expected no shifts for maps of kind sign"):
         LinearSymmetry("a", Kind.SIGN, good.degrees, shifts=good.shifts)
-    for constant in (0.0, float("nan")):
+    for number in (0.0, float("nan")):
         with pytest.raises(SpecError, match="expected a finite, nonzero constant"):
-            Shift("2.weight", 0, "2.bias", constant)
+            Shift("2.weight", 0, "2.bias", number)
+        with pytest.raises(SpecError, match="expected a finite, nonzero slope"):
+            Shift("2.weight", 0, "2.bias", slope=number)
 
     def of(*shifts: Shift, degrees: dict[Slot, int] | None = None) -> Symmetry:
         return Symmetry(LAYOUT, (LinearSymmetry("a", Kind.FLIP, degrees or good.degrees, shifts=shifts),))

@@ -51,14 +51,15 @@ def sights_of(rules: Rules) -> Sights:
     }
 
 
-def constants_of(rules: Rules) -> dict[str, float]:
-    """Return the constants $c$ of operators with $f(-u) = c - f(u)$, as the families of their rules state them.
+def constants_of(rules: Rules) -> dict[str, tuple[float, float]]:
+    """Return the constants $c$ of operators with $f(-u) = c - f(u)$.
 
     Args:
         rules: Rules by operator name.
 
     Returns:
-        The constants of all families, without operators that have another rule here than in their family.
+        The constants and slopes $f'(0)$ that all families state, without operators that have another rule here than in
+        their family.
     """
     return {
         name: constant

@@ -187,11 +187,14 @@ _ODD = (
     "sgn", "tanhshrink", "softshrink", "hardshrink", "erfinv", "atanh", "arctanh", "trunc", "fix", "round",
 )  # fmt: skip
 _EVEN = ("abs", "absolute")
-# The constants c of functions with f(-u) = c - f(u).
+# The constants c of functions with f(-u) = c - f(u), and their slopes at 0.
 _CONSTANTS = {
-    "sigmoid": 1.0, "special_expit": 1.0, "hardsigmoid": 1.0, "special_ndtr": 1.0, "erfc": 2.0, "special_erfc": 2.0,
-    "acos": math.pi, "arccos": math.pi,
-}  # fmt: skip
+    **dict.fromkeys(("sigmoid", "special_expit"), (1.0, 1 / 4)),
+    "hardsigmoid": (1.0, 1 / 6),
+    "special_ndtr": (1.0, 1 / math.sqrt(2 * math.pi)),
+    **dict.fromkeys(("erfc", "special_erfc"), (2.0, -2 / math.sqrt(math.pi))),
+    **dict.fromkeys(("acos", "arccos"), (math.pi, -1.0)),
+}
 
 SIGHTS: Sights = {
     **{f"aten.{name}": Sight.LINEAR for name in _LINEAR},
@@ -224,4 +227,6 @@ class ElementwiseRules(OperatorRules):
     name = "elementwise"
     rules = RULES
     sights = SIGHTS
-    constants: ClassVar[Mapping[str, float]] = {f"aten.{name}": value for name, value in _CONSTANTS.items()}
+    constants: ClassVar[Mapping[str, tuple[float, float]]] = {
+        f"aten.{name}": value for name, value in _CONSTANTS.items()
+    }

@@ -33,14 +33,14 @@ _FACTORS = {"addmm": ("mat1", "mat2"), "mm": ("self", "mat2"), "matmul": ("self"
 
 
 def find_centerings(
-    graph: ModelGraph, movable: Collection[str], constants: Mapping[str, float]
+    graph: ModelGraph, movable: Collection[str], constants: Mapping[str, tuple[float, float]]
 ) -> dict[Node, Centering]:
     """Return, for units that are an odd function plus a constant, the layers whose biases can contain the constant.
 
     Args:
         graph: The graph of the model.
         movable: Names of the tensors that may be changed.
-        constants: The constant $c$ of every operator with $f(-u) = c - f(u)$, by name.
+        constants: The constant $c$ and the slope $f'(0)$ of every operator with $f(-u) = c - f(u)$, by name.
 
     Returns:
         The layers by call of such an operator, or the reason why there are no centered coordinates.
@@ -68,7 +68,7 @@ class _Search:
         self._written = written_nodes(graph.module)
         self._parameters = GraphParameters(graph, movable)
 
-    def centerings(self, constants: Mapping[str, float]) -> dict[Node, Centering]:
+    def centerings(self, constants: Mapping[str, tuple[float, float]]) -> dict[Node, Centering]:
         found: dict[Node, Centering] = {}
         layers: dict[Node, list[_Layer]] = {}
         for node in self._nodes:
@@ -104,19 +104,19 @@ class _Search:
                 return f"the bias `{layer.shift.bias}` is used several times"
         return ""
 
-    def _layers(self, node: Node, constant: float) -> Iterator[_Layer]:
+    def _layers(self, node: Node, constant: tuple[float, float]) -> Iterator[_Layer]:
         """Yield the layers that use the result of a call, all of whose entries contain half of a constant."""
-        waiting = [(node, constant)]
+        waiting = [(node, 1.0)]
         while waiting:
-            node, constant = waiting.pop()
+            node, factor = waiting.pop()
             for user in node.users:
                 scale = None if {node, user} & self._written else _scale(node, user)
                 if scale is None:
-                    yield self._layer(node, user, constant)
-                elif scale:
-                    waiting.append((user, constant * scale))
+                    yield self._layer(node, user, (constant[0] * factor, constant[1] * factor))
+                else:
+                    waiting.append((user, factor * scale))
 
-    def _layer(self, node: Node, user: Node, constant: float) -> _Layer:
+    def _layer(self, node: Node, user: Node, constant: tuple[float, float]) -> _Layer:
         """Return a layer that uses units; raise if it is none with a bias of its own."""
         where = "they are an output of the model" if user.op == "output" else _where(user)
         if {node, user} & self._written or user.all_input_nodes.count(node) != 1:
@@ -133,7 +133,7 @@ class _Search:
         if name is None:
             message = f"the bias of the layer with `{weight.tensor}` is not a free parameter"
             raise _Obstacle(message)
-        return _Layer(adding, Shift(weight.tensor, weight.dim, name, constant))
+        return _Layer(adding, Shift(weight.tensor, weight.dim, name, *constant))
 
     def _weight(self, node: Node, user: Node, given: Mapping[str, object]) -> Dim | None:
         """Return the weight of a layer that sums over units, and its dimension that the sums have; None for others."""

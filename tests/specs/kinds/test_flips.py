@@ -71,7 +71,13 @@ def test_activations(activation: nn.Module, constant: float) -> None:
     (flips,) = spec.symmetry.linear
     assert flips.kind is Kind.FLIP
     assert flips.degrees == dict.fromkeys((Slot("0.weight", 0), Slot("0.bias", 0), Slot("2.weight", 1)), 1)
-    assert flips.shifts == (Shift("2.weight", 0, "2.bias", constant),)
+    (shift,) = flips.shifts
+    assert (shift.weight, shift.dim, shift.bias) == ("2.weight", 0, "2.bias")
+    assert shift.constant == pytest.approx(constant)
+    # The values at zero are numerical derivatives.
+    points = torch.tensor([-1e-4, 0.0, 1e-4], dtype=torch.float64)
+    below, value, above = activation(points).tolist()
+    assert (value, (above - below) / 2e-4) == pytest.approx((constant / 2, shift.slope), rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -279,7 +285,7 @@ def test_rules_of_third_parties_state_the_constant() -> None:
         name = "own_exponential"
         rules: ClassVar = {"aten.exp": BUILT_IN_RULES["aten.special_ndtr"]}
         sights: ClassVar = {"aten.exp": Sight.CENTERED}
-        constants: ClassVar = {"aten.exp": 2.0}
+        constants: ClassVar = {"aten.exp": (2.0, 1.0)}
 
     inputs = torch.randn(5, 3)
     model = dense(Apply(torch.exp))
