@@ -25,7 +25,7 @@ from rebasin_core.posteriors import (
     UnitNoise,
 )
 from rebasin_core.symmetry import Atom, Kind, LinearSymmetry, Slot, Symmetry, SymmetryElement
-from rebasin_core.testing import linear_laws
+from rebasin_core.testing import flip_laws, linear_laws
 from tests.posteriors.box import BoxPosterior
 
 N, INPUTS = 4, 3
@@ -340,6 +340,8 @@ class Vague(DeclaredBox):
         (Ignoring, linear_laws.transformed_moments),
         (WithoutScales, linear_laws.transformed_moments),
         (Vague, linear_laws.closed_or_rejected),
+        (Ignoring, flip_laws.flips_add_weights_to_biases),
+        (Vague, flip_laws.flips_add_weights_to_biases),
     ],
 )
 def test_laws_detect_wrong_transformations(
