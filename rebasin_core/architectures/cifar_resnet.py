@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, TypeAlias, final
 
-from pydantic import PositiveInt, field_validator
+from pydantic import PositiveFloat, field_validator
 from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
@@ -56,8 +56,8 @@ class CifarResNetArchitecture(Architecture):
     depth: int = 20
     """Number of weight layers, ``6 n + 2`` with ``n`` blocks in each of the three stages: 8, 14, 20, 32, 44, 56, ..."""
 
-    width: PositiveInt = 1
-    """Factor of the numbers of channels of the stages (16, 32 and 64)."""
+    width: PositiveFloat = 1
+    """Factor of the numbers of channels of the stages (16, 32 and 64); a multiple of 1/16."""
 
     norm: NormName = "batch"
     """Normalization: ``batch``; ``layer`` (over channels, as in Git Re-Basin); or ``frn`` (filter response
@@ -76,9 +76,19 @@ class CifarResNetArchitecture(Architecture):
             raise ValueError(message)
         return depth
 
+    @field_validator("width")
+    @classmethod
+    def _is_whole(cls, width: float) -> float:
+        if not (16 * width).is_integer():
+            message = (
+                f"expected a multiple of 1/16, since the first stage has 16 channels per unit of width, got {width}"
+            )
+            raise ValueError(message)
+        return width
+
     @override
     def _build(self, input_shape: tuple[int, ...], output_size: int, generator: torch.Generator) -> nn.Module:
-        channels = [16 * self.width, 32 * self.width, 64 * self.width]
+        channels = [round(base * self.width) for base in (16, 32, 64)]
         blocks = (self.depth - 2) // 6
 
         def make() -> nn.Module:

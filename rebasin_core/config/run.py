@@ -98,6 +98,11 @@ class RunConfig(Options):
     inference: Inference = Field(default_factory=MeanFieldVI)
     """The inference method; `mean_field_vi` with default options if not given."""
 
+    start: Inference | None = None
+    """Inference method of the networks at which `inference` starts, each trained from the seed of its posterior: the
+    means of their posteriors. The results are stored, and shared with cells whose `inference` is this method. Without
+    it, `inference` starts at random initializations."""
+
     reference: PosteriorSource = PosteriorSource(seed=1)
     """The posterior to align to; by default trained from seed 1."""
 

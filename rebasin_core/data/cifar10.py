@@ -9,12 +9,13 @@ from typing import Literal, final
 
 import numpy as np
 import torch
-from pydantic import PositiveFloat
+from pydantic import PositiveFloat, PositiveInt, field_validator
 from typing_extensions import override
 
 from rebasin_core.data.base import DataSource, DataSplits, Target
 from rebasin_core.data.examples import Examples
 from rebasin_core.data.files import RemoteFile, find_file, read_bytes, require_file
+from rebasin_core.data.images import normalized, require_divisible
 from rebasin_core.errors import DataError, StorageError
 from rebasin_core.tensors.files import write_bytes
 
@@ -27,7 +28,8 @@ _ARCHIVE = RemoteFile(
     "c32a1d4ab5d03f1284b67883e8d87530",
 )
 # Bytes per record: the class label, and three channels of 32 x 32 pixels.
-_RECORD = 1 + 3 * 32 * 32
+_SIZE = 32
+_RECORD = 1 + 3 * _SIZE**2
 _LARGEST = 10_000 * _RECORD
 _NUM_CLASSES = 10
 _MEAN = (0.4914, 0.4822, 0.4465)
@@ -67,6 +69,14 @@ class CIFAR10Source(DataSource):
     """Standard deviation by which to divide each channel, for pixels in [0, 1]; by default that of the training
     images."""
 
+    pool: PositiveInt = 1
+    """Side of the squares of pixels that are averaged: 2 for images of 16 x 16. A divisor of 32."""
+
+    @field_validator("pool")
+    @classmethod
+    def _divides(cls, pool: int) -> int:
+        return require_divisible(pool, _SIZE)
+
     @override
     def _load(self) -> DataSplits:
         folders = (_FOLDER, ".")
@@ -81,7 +91,7 @@ class CIFAR10Source(DataSource):
         images, labels = _read(paths)
         mean = torch.tensor(self.mean).reshape(3, 1, 1)
         deviation = torch.tensor(self.deviation).reshape(3, 1, 1)
-        return Examples((images.float() / 255 - mean) / deviation, labels)
+        return Examples(normalized(images, mean, deviation, pool=self.pool), labels)
 
 
 def _read(paths: list[Path]) -> tuple[torch.Tensor, torch.Tensor]:

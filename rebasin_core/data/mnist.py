@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal, final
 
 import numpy as np
 import torch
-from pydantic import PositiveFloat
+from pydantic import PositiveFloat, PositiveInt, field_validator
 from typing_extensions import override
 
 from rebasin_core.data.base import DataSource, DataSplits, Target
 from rebasin_core.data.examples import Examples
 from rebasin_core.data.files import RemoteFile, read_bytes, require_file
+from rebasin_core.data.images import normalized, require_divisible
 from rebasin_core.errors import DataError
 from rebasin_core.tensors.bounds import MAX_DATA_BYTES
 from rebasin_core.tensors.memory import free_memory
@@ -34,6 +35,7 @@ _NAMES = (
 )
 _UNSIGNED_BYTE = 8
 _MOST_DIMENSIONS = 8
+_SIZE = 28
 _NUM_CLASSES = 10
 
 
@@ -81,6 +83,14 @@ class AbstractIdxSource(DataSource):
     deviation: PositiveFloat | None = None
     """Standard deviation by which to divide, for pixels in [0, 1]; that of the training images if None."""
 
+    pool: PositiveInt = 1
+    """Side of the squares of pixels that are averaged: 2 for images of 14 x 14. A divisor of 28."""
+
+    @field_validator("pool")
+    @classmethod
+    def _divides(cls, pool: int) -> int:
+        return require_divisible(pool, _SIZE)
+
     @final
     @override
     def _load(self) -> DataSplits:
@@ -92,8 +102,8 @@ class AbstractIdxSource(DataSource):
             paths.append(require_file(self.root, published.folders, names, remote=remote, download=self.download))
         mean = published.mean if self.mean is None else self.mean
         deviation = published.deviation if self.deviation is None else self.deviation
-        train = _examples(paths[0], paths[1], mean, deviation)
-        test = _examples(paths[2], paths[3], mean, deviation)
+        train = _examples(paths[0], paths[1], mean, deviation, self.pool)
+        test = _examples(paths[2], paths[3], mean, deviation, self.pool)
         return DataSplits(train, test, Target("classification", _NUM_CLASSES))
 
 
@@ -213,10 +223,10 @@ def _decompressed(raw: bytes, path: Path) -> bytes:
     return content
 
 
-def _examples(images_path: Path, labels_path: Path, mean: float, deviation: float) -> Examples:
+def _examples(images_path: Path, labels_path: Path, mean: float, deviation: float, pool: int) -> Examples:
     images = read_idx(images_path)
     labels = read_idx(labels_path)
-    if images.shape[1:] != (28, 28) or labels.dim() != 1 or len(images) != len(labels):
+    if images.shape[1:] != (_SIZE, _SIZE) or labels.dim() != 1 or len(images) != len(labels):
         message = (
             f"expected images [N, 28, 28] and labels [N], got {list(images.shape)} in {images_path} and "
             f"{list(labels.shape)} in {labels_path}"
@@ -225,5 +235,4 @@ def _examples(images_path: Path, labels_path: Path, mean: float, deviation: floa
     if len(labels) and int(labels.max()) >= _NUM_CLASSES:
         message = f"expected class labels 0 to {_NUM_CLASSES - 1} in {labels_path}, got {int(labels.max())}"
         raise DataError(message)
-    inputs = (images.unsqueeze(1).float() / 255 - mean) / deviation
-    return Examples(inputs, labels.long())
+    return Examples(normalized(images.unsqueeze(1), mean, deviation, pool=pool), labels.long())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, final
 
 import torch
@@ -17,6 +18,7 @@ from rebasin_core.tensors.trees import tree_leaves, tree_map
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
 
     from torch import Tensor, nn
 
@@ -32,6 +34,8 @@ class FunctionalModel:
         device: Device to run on.
         dtype: Dtype of floating-point parameters, buffers and inputs.
         training: Whether layers are in training mode (batch statistics, dropout).
+        autocast: Dtype of matrix products inside the model (`torch.autocast`); ``dtype`` if None. Outputs have
+            ``dtype``.
 
     Examples:
         >>> import torch
@@ -47,7 +51,9 @@ class FunctionalModel:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         training: bool = False,
+        autocast: torch.dtype | None = None,
     ) -> None:
+        self._autocast = autocast
         self._device = torch.device(device)
         self._dtype = dtype
         self._model = copy.deepcopy(unwrapped(model)).to(self._device, dtype).train(training)
@@ -67,6 +73,10 @@ class FunctionalModel:
     def size(self) -> int:
         """The number of scalar parameters."""
         return sum(parameter.numel() for parameter in self._model.parameters())
+
+    def arithmetic(self) -> AbstractContextManager[object]:
+        """Return the context manager in which the model runs: it sets the dtype of matrix products."""
+        return nullcontext() if self._autocast is None else torch.autocast(self._device.type, dtype=self._autocast)
 
     def compiled(self) -> FunctionalModel:
         """Return this model compiled by `torch.compile`: the first call for each input shape is slow.
@@ -203,7 +213,8 @@ class FunctionalModel:
             RuntimeError: If memory is exhausted; a smaller batch may succeed.
         """
         try:
-            outputs = self._call(dict(tensors), inputs)
+            with self.arithmetic():
+                outputs = self._call(dict(tensors), inputs)
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
@@ -216,7 +227,7 @@ class FunctionalModel:
                 "returns the logits or means only"
             )
             raise InvalidInputError(message)
-        return outputs
+        return outputs if self._autocast is None else outputs.to(self._dtype)
 
     def _called(self, tensors: dict[str, Tensor], inputs: Tensor) -> object:
         return call_with_tensors(self._model, tensors, (inputs,))

@@ -1,5 +1,6 @@
 """Inference: methods that fit a posterior to data."""
 
+from rebasin_core.inference.augmentation import Augmentation
 from rebasin_core.inference.base import FitProblem, FitResult, Inference
 from rebasin_core.inference.deep_ensemble import DeepEnsemble
 from rebasin_core.inference.gradient import AbstractGradientInference, AbstractOptimizedInference
@@ -30,6 +31,7 @@ __all__ = [
     "AbstractObjective",
     "AbstractOptimizedInference",
     "AbstractStochasticGradientMCMC",
+    "Augmentation",
     "DeepEnsemble",
     "FitProblem",
     "FitResult",

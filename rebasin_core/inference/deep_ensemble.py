@@ -51,6 +51,11 @@ class DeepEnsemble(AbstractOptimizedInference):
     r"""Standard deviation $\sigma$ of the prior, positive; a number, or a mapping from name patterns. Infinity is a
     flat prior."""
 
+    prior_fan_in: bool = False
+    r"""Whether the prior scale of tensors with several dimensions is divided by the square root of their fan-in: with
+    ``prior_scale`` $\sqrt 2$, a prior of the scale of He et al. (2015), under which networks of all widths have
+    activations of the same scale."""
+
     together: bool | None = None
     """Whether to run the networks in one batch (`torch.vmap`) if the model supports it; the result is the same up to
     rounding. If None, the faster way: one batch on a GPU, and for small networks on a CPU."""
@@ -67,7 +72,14 @@ class DeepEnsemble(AbstractOptimizedInference):
 
     @override
     def _objective(self, problem: FitProblem, model: FunctionalModel) -> AbstractObjective:
-        return _Objective(problem, model, members=self.members, prior_scale=self.prior_scale, together=self.together)
+        return _Objective(
+            problem,
+            model,
+            members=self.members,
+            prior_scale=self.prior_scale,
+            prior_fan_in=self.prior_fan_in,
+            together=self.together,
+        )
 
 
 @final

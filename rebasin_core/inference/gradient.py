@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Literal, TypeAlias, final
 
 import torch
 from pydantic import PositiveInt
@@ -14,9 +14,11 @@ from typing_extensions import override
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.batches import checked_batches
 from rebasin_core.evaluation.functional import FunctionalModel
+from rebasin_core.inference.augmentation import Augmentation
 from rebasin_core.inference.base import FitProblem, FitResult, Inference
 from rebasin_core.inference.identity import ProblemIdentity
 from rebasin_core.inference.optimizer import OptimizerSpec, ScheduleSpec
+from rebasin_core.inference.options import PositiveFinite
 from rebasin_core.inference.training import Optimization, TrainingLoop
 from rebasin_core.tensors.noise import on_device
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from rebasin_core.inference.objective import AbstractObjective
 
+TrainingPrecision: TypeAlias = Literal["full", "bfloat16"]
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
@@ -68,13 +71,21 @@ class AbstractGradientInference(Inference):
             The optimizer, its learning-rate schedule, and the patience of early stopping.
         """
 
+    @property
+    def _products(self) -> torch.dtype | None:
+        """The dtype of matrix products inside the network; that of its parameters if None."""
+        return None
+
     @final
     @override
     def _check(self, problem: FitProblem) -> None:
         with forked_rng(on_model_device(problem)) as local:
-            objective, _ = self._prepared(local)
+            objective, optimization = self._prepared(local)
             inputs, targets = next(checked_batches(problem.data))
-            objective.loss(objective.model.to_device(inputs), objective.model.to_device(targets))
+            inputs = objective.model.to_device(inputs)
+            if optimization.augmentation is not None:
+                inputs = optimization.augmentation(inputs, local.generator)
+            objective.loss(inputs, objective.model.to_device(targets))
 
     @final
     @override
@@ -90,7 +101,9 @@ class AbstractGradientInference(Inference):
     def _prepared(self, problem: FitProblem) -> tuple[AbstractObjective, Optimization]:
         """Return the objective and its optimizer; raise if early stopping lacks validation data."""
         first = next(problem.model.parameters())
-        model = FunctionalModel(problem.model, device=first.device, dtype=first.dtype, training=True)
+        model = FunctionalModel(
+            problem.model, device=first.device, dtype=first.dtype, training=True, autocast=self._products
+        )
         objective = self._objective(problem, model)
         optimization = self._optimization(objective)
         if optimization.patience is not None and problem.validation is None:
@@ -109,7 +122,7 @@ class AbstractGradientInference(Inference):
         patience: int | None = None,
     ) -> Optimization:
         """Return an optimizer and a schedule, checked for the number of training steps."""
-        built = optimizer.build(objective.parameters.values())
+        built = optimizer.build(objective.groups())
         if schedule is None:
             return Optimization(built, patience=patience)
         per_epoch = objective.problem.num_batches if schedule.interval == "step" else 1
@@ -134,10 +147,27 @@ class AbstractOptimizedInference(AbstractGradientInference):
     """Number of epochs without a lower validation loss after which training stops; the posterior is that of the best
     epoch. Needs validation data. No early stopping if None."""
 
+    max_grad_norm: PositiveFinite | None = None
+    """Largest norm of the gradient of a step, for each network; larger gradients are scaled to it. No limit if None."""
+
+    augmentation: Augmentation | None = None
+    """Random shifts and reflections of training images, such as ``{shift: 4, flip: true}``. None if not given."""
+
+    precision: TrainingPrecision = "full"
+    """``full``, or ``bfloat16``: matrix products and convolutions of training in bfloat16 (`torch.autocast`), up to
+    twice as fast on hardware that supports it. Parameters, the likelihood and the prior stay in the dtype of the
+    network."""
+
+    @property
+    @override
+    def _products(self) -> torch.dtype | None:
+        return torch.bfloat16 if self.precision == "bfloat16" else None
+
     @final
     @override
     def _optimization(self, objective: AbstractObjective) -> Optimization:
-        return self._scheduled(objective, self.optimizer, self.schedule, self.patience)
+        found = self._scheduled(objective, self.optimizer, self.schedule, self.patience)
+        return replace(found, max_grad_norm=self.max_grad_norm, augmentation=self.augmentation)
 
 
 def on_model_device(problem: FitProblem) -> FitProblem:

@@ -43,6 +43,11 @@ class MAPInference(AbstractOptimizedInference):
     r"""Standard deviation $\sigma$ of the prior, positive; a number, or a mapping from name patterns. Infinity is a
     flat prior (maximum likelihood)."""
 
+    prior_fan_in: bool = False
+    r"""Whether the prior scale of tensors with several dimensions is divided by the square root of their fan-in: with
+    ``prior_scale`` $\sqrt 2$, a prior of the scale of He et al. (2015), under which networks of all widths have
+    activations of the same scale."""
+
     @property
     @override
     def is_point(self) -> bool:
@@ -55,7 +60,7 @@ class MAPInference(AbstractOptimizedInference):
 
     @override
     def _objective(self, problem: FitProblem, model: FunctionalModel) -> AbstractObjective:
-        return _Objective(problem, model, members=1, prior_scale=self.prior_scale)
+        return _Objective(problem, model, members=1, prior_scale=self.prior_scale, prior_fan_in=self.prior_fan_in)
 
 
 @final

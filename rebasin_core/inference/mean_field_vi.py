@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Literal, Self, final
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, final
 
 import torch
 from annotated_types import MinLen
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from rebasin_core.evaluation.functional import FunctionalModel
     from rebasin_core.inference.base import FitProblem
     from rebasin_core.posteriors.base import Posterior
+
+# Schedules that set learning rates by their own options, and ignore those of the parameter groups.
+_ABSOLUTE_SCHEDULES = frozenset({"OneCycleLR", "CyclicLR"})
 
 
 @final
@@ -82,6 +85,11 @@ class MeanFieldVI(AbstractOptimizedInference):
     r"""Standard deviation $\sigma$ of the prior, positive and finite; a number, or a mapping from name patterns (the
     first match applies)."""
 
+    prior_fan_in: bool = False
+    r"""Whether the prior scale of tensors with several dimensions is divided by the square root of their fan-in: with
+    ``prior_scale`` $\sqrt 2$, a prior of the scale of He et al. (2015), under which networks of all widths have
+    activations of the same scale."""
+
     kl_weight: PositiveFinite = 1.0
     r"""Weight $\lambda$ of the KL term, positive; 1 is the Bayesian posterior, smaller values temper the likelihood
     only."""
@@ -95,6 +103,14 @@ class MeanFieldVI(AbstractOptimizedInference):
 
     initial_stddev: PositiveFinite = 0.01
     """Initial standard deviation of the random parameters, positive."""
+
+    relative_stddev: PositiveFinite | None = None
+    """Initial standard deviations relative to the root mean square of each tensor of the model, positive, for a model
+    that is trained already; tensors of zeros have ``initial_stddev``. All have ``initial_stddev`` if None."""
+
+    stddev_lr: PositiveFinite | None = None
+    r"""Learning rate of the parameters $\rho$ of the standard deviations, positive; that of the optimizer if None. A
+    schedule multiplies both."""
 
     estimator: EstimatorName = "local"
     """Estimator of the expected log likelihood. ``local``: local reparameterization, which samples pre-activations.
@@ -126,6 +142,19 @@ class MeanFieldVI(AbstractOptimizedInference):
                 raise ValueError(message)
         return self
 
+    @model_validator(mode="after")
+    def _check_initial(self) -> Self:
+        if self.moped is not None and self.relative_stddev is not None:
+            message = "`moped` and `relative_stddev` both set the initial standard deviations; omit one"
+            raise ValueError(message)
+        if self.stddev_lr is not None and self.schedule is not None and self.schedule.name in _ABSOLUTE_SCHEDULES:
+            message = (
+                f"`stddev_lr` needs a schedule that multiplies the learning rates; `{self.schedule.name}` sets one for "
+                "all parameters"
+            )
+            raise ValueError(message)
+        return self
+
     def as_map(self) -> MAPInference:
         r"""Return a MAP method with the same regularization of the weights, for comparison.
 
@@ -149,6 +178,10 @@ class MeanFieldVI(AbstractOptimizedInference):
             optimizer=self.optimizer,
             schedule=self.schedule,
             patience=self.patience,
+            max_grad_norm=self.max_grad_norm,
+            augmentation=self.augmentation,
+            precision=self.precision,
+            prior_fan_in=self.prior_fan_in,
             prior_scale={pattern: wider * value for pattern, value in scale}
             if isinstance(scale, tuple)
             else wider * scale,
@@ -180,13 +213,7 @@ class _Objective(AbstractObjective):
     def __init__(self, problem: FitProblem, model: FunctionalModel, method: MeanFieldVI) -> None:
         initial: dict[str, Tensor] = {n: t.detach() for n, t in model.module.named_parameters()}
         random = chosen_names(list(initial), method.stochastic, "stochastic")
-        # Bounded from below for MOPED: a weight of zero would have the initial rho = -inf.
-        stddev = {
-            name: torch.full_like(initial[name], method.initial_stddev)
-            if method.moped is None
-            else (method.moped * initial[name].abs()).clamp_min(1e-6)
-            for name in random
-        }
+        stddev = {name: _initial_stddev(initial[name], method) for name in random}
         parameters = {f"mean/{name}": tensor for name, tensor in initial.items()}
         # The inverse of softplus: rho = log(exp(s) - 1).
         parameters |= {f"rho/{name}": tensor.expm1().log() for name, tensor in stddev.items()}
@@ -199,6 +226,16 @@ class _Objective(AbstractObjective):
         self._point_prior = _prior(initial, points, method) if points else None
         self._network: WeightNoise | None = None
         self._weight = method.kl_weight
+
+    @override
+    def groups(self) -> list[dict[str, Any]]:
+        rate = self._method.stddev_lr
+        if rate is None:
+            return super().groups()
+        parts = {
+            prefix: [t for n, t in self.parameters.items() if n.startswith(prefix)] for prefix in ("mean/", "rho/")
+        }
+        return [{"params": parts["mean/"]}, {"params": parts["rho/"], "lr": rate}]
 
     @override
     def begin_step(self, optimizer: torch.optim.Optimizer, step: int, *, weight: float) -> None:
@@ -275,9 +312,18 @@ class _Objective(AbstractObjective):
         return self._network(mean, stddev, self.buffers, inputs)
 
 
+def _initial_stddev(tensor: Tensor, method: MeanFieldVI) -> Tensor:
+    """Return the initial standard deviations of a tensor."""
+    if method.moped is not None:
+        # Bounded from below: a weight of zero would have the initial rho = -inf.
+        return (method.moped * tensor.abs()).clamp_min(1e-6)
+    size = 0.0 if method.relative_stddev is None else float(tensor.square().mean().sqrt())
+    return torch.full_like(tensor, (method.relative_stddev or 0) * size or method.initial_stddev)
+
+
 def _prior(initial: Mapping[str, Tensor], names: Sequence[str], method: MeanFieldVI) -> GaussianPrior:
     """Return the prior of the named parameters: centered at zero, or at their initial values with MOPED."""
-    scales = scales_of(initial, method.prior_scale)
+    scales = scales_of(initial, method.prior_scale, by_fan_in=method.prior_fan_in)
     means = {name: initial[name].new_zeros(()) if method.moped is None else initial[name].clone() for name in names}
     return GaussianPrior(means, {name: initial[name].new_tensor(scales[name]) for name in names})
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from rebasin_core.tensors.modules import copied
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import torch
     from torch import Tensor
 
     from rebasin_core.evaluation.functional import FunctionalModel
@@ -70,6 +71,28 @@ class AbstractObjective(ABC):
     @abstractmethod
     def points(self) -> list[dict[str, Tensor]]:
         """Return the current parameters and buffers of every network, for the validation loss."""
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Return the parameters in groups for the optimizer, each with options that differ, such as ``lr``."""
+        return [{"params": list(self.parameters.values())}]
+
+    def clip_gradients(self, max_norm: float | None) -> None:
+        r"""Scale the gradient $g$ of each network to the norm $c$ if it is larger: $g \min(1, c / \lVert g \rVert)$.
+
+        Args:
+            max_norm: The norm $c$; None for no limit.
+        """
+        if max_norm is None:
+            return
+        gradients = [tensor.grad for tensor in self.parameters.values() if tensor.grad is not None]
+        if self.members == 1:
+            torch.nn.utils.clip_grad_norm_(self.parameters.values(), max_norm)
+            return
+        # Stacked networks must not influence each other: one norm for each.
+        squares = torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients])
+        factors = (max_norm / squares.sum(0).sqrt()).clamp(max=1)
+        for gradient in gradients:
+            gradient.mul_(factors.reshape(-1, *[1] * (gradient.dim() - 1)))
 
     def begin_step(  # ruff: ignore[no-self-use] - a hook
         self, optimizer: torch.optim.Optimizer, step: int, *, weight: float

@@ -169,11 +169,12 @@ class OptimizerSpec(AbstractTorchOptions):
             raise ValueError(message)
         return name
 
-    def build(self, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
+    def build(self, parameters: Iterable[Tensor | dict[str, Any]]) -> torch.optim.Optimizer:
         """Build the optimizer.
 
         Args:
-            parameters: Leaf tensors to optimize.
+            parameters: Leaf tensors to optimize, or groups of them: ``params``, and options that differ from those
+                of this optimizer (``lr``).
 
         Returns:
             The optimizer.
@@ -181,8 +182,9 @@ class OptimizerSpec(AbstractTorchOptions):
         Raises:
             InvalidInputError: If the optimizer rejects these parameters.
         """
-        tensors = list(parameters)
-        optimizer: torch.optim.Optimizer = self._built(tensors, **self._implementation(tensors))
+        given = list(parameters)
+        tensors = [t for each in given for t in (each["params"] if isinstance(each, dict) else [each])]
+        optimizer: torch.optim.Optimizer = self._built(given, **self._implementation(tensors))
         return optimizer
 
     def _implementation(self, parameters: Sequence[Tensor]) -> dict[str, bool]:

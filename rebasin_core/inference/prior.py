@@ -14,19 +14,21 @@ from rebasin_core.errors import InvalidInputError
 from rebasin_core.posteriors.prior import GaussianPrior
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
     from rebasin_core.inference.options import PriorScale
 
 
-def scales_of(names: Iterable[str], scale: PriorScale) -> dict[str, float]:
+def scales_of(parameters: Mapping[str, Tensor], scale: PriorScale, *, by_fan_in: bool = False) -> dict[str, float]:
     """Return the standard deviation of the prior of every parameter.
 
     Args:
-        names: Names of the parameters.
+        parameters: Parameters by name.
         scale: A number, or pairs of a name pattern (``layers.0.*``) and a number; the first match applies.
+        by_fan_in: Whether the scale of tensors with several dimensions is divided by the square root of their fan-in,
+            the number of entries per output unit (the first dimension).
 
     Returns:
         Standard deviations by name.
@@ -34,29 +36,30 @@ def scales_of(names: Iterable[str], scale: PriorScale) -> dict[str, float]:
     Raises:
         InvalidInputError: If a parameter matches no pattern.
     """
-    if not isinstance(scale, tuple):
-        return dict.fromkeys(names, float(scale))
+    patterns = scale if isinstance(scale, tuple) else (("*", float(scale)),)
     scales: dict[str, float] = {}
-    for name in names:
-        matching = [value for pattern, value in scale if fnmatchcase(name, pattern)]
+    for name, tensor in parameters.items():
+        matching = [value for pattern, value in patterns if fnmatchcase(name, pattern)]
         if not matching:
             message = f"expected a pattern of `prior_scale` that matches `{name}`; add one, or `*` for all others"
             raise InvalidInputError(message)
-        scales[name] = matching[0]
+        fan_in = tensor[0].numel() if by_fan_in and tensor.dim() > 1 and len(tensor) else 1
+        scales[name] = matching[0] / math.sqrt(max(fan_in, 1))
     return scales
 
 
-def prior_of(parameters: Mapping[str, Tensor], scale: PriorScale) -> GaussianPrior | None:
+def prior_of(parameters: Mapping[str, Tensor], scale: PriorScale, *, by_fan_in: bool = False) -> GaussianPrior | None:
     """Return the zero-mean Gaussian prior with the given standard deviations.
 
     Args:
         parameters: Parameters by name, which determine device and dtype.
         scale: A number, or pairs of a name pattern and a number.
+        by_fan_in: Whether the scale of tensors with several dimensions is divided by the square root of their fan-in.
 
     Returns:
         The prior; None if any of the parameters has an infinite scale (a flat prior).
     """
-    scales = scales_of(parameters, scale)
+    scales = scales_of(parameters, scale, by_fan_in=by_fan_in)
     if any(math.isinf(value) for value in scales.values()):
         return None
     stddev = {n: torch.tensor(scales[n], dtype=t.dtype, device=t.device) for n, t in parameters.items()}

@@ -154,9 +154,9 @@ class StackedNetworks:
     def _batched(self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         def call(own: dict[str, Tensor], kept: dict[str, Tensor]) -> Tensor:
             tensors = {**own, **kept}
-            with self._around(tensors):
+            with self._around(tensors), self._model.arithmetic():
                 outputs: Tensor = functional_call(self._model.module, tensors, (inputs,))
-            return outputs
+            return outputs.to(inputs.dtype) if inputs.is_floating_point() else outputs
 
         # Each network has its own dropout masks.
         run = torch.vmap(call, randomness="different")
@@ -178,6 +178,7 @@ class AbstractStackedObjective(AbstractObjective):
         model: Private copy of the network.
         members: Number K of networks.
         prior_scale: Standard deviations of the zero-mean Gaussian prior; infinity for a flat prior.
+        prior_fan_in: Whether those of tensors with several dimensions are divided by the square root of their fan-in.
         together: Whether to run the networks in one batch; the faster way if None.
     """
 
@@ -188,6 +189,7 @@ class AbstractStackedObjective(AbstractObjective):
         *,
         members: int,
         prior_scale: PriorScale,
+        prior_fan_in: bool = False,
         together: bool | None = None,
     ) -> None:
         networks = [problem.model, *(reinitialized(problem.model, problem.generator) for _ in range(members - 1))]
@@ -196,8 +198,8 @@ class AbstractStackedObjective(AbstractObjective):
         parameters = _stacked(every, first)
         buffers = _stacked(every, dict(model.module.named_buffers()))
         super().__init__(problem, model, parameters, buffers=buffers, members=members)
-        self.prior: GaussianPrior | None = prior_of(first, prior_scale)
-        scales = scales_of(first, prior_scale)
+        self.prior: GaussianPrior | None = prior_of(first, prior_scale, by_fan_in=prior_fan_in)
+        scales = scales_of(first, prior_scale, by_fan_in=prior_fan_in)
         self._precisions = {name: 1 / (scale**2 * problem.num_examples) for name, scale in scales.items()}
         run = model.compiled() if problem.compiled else model
         self._networks = StackedNetworks(run, members, together=together, around=self.around)

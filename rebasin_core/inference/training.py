@@ -17,8 +17,10 @@ from rebasin_core.inference.checkpoint import TrainingState
 from rebasin_core.inference.early_stopping import EarlyStopping
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.optim.lr_scheduler import LRScheduler
 
+    from rebasin_core.inference.augmentation import Augmentation
     from rebasin_core.inference.identity import ProblemIdentity
     from rebasin_core.inference.objective import AbstractObjective
     from rebasin_core.inference.optimizer import Interval
@@ -37,12 +39,17 @@ class Optimization:
         schedule: Learning-rate schedule; None for a constant rate, or one that the objective sets.
         interval: Whether the schedule advances every epoch or every step.
         patience: Number of epochs without a lower validation loss after which training stops; None for no limit.
+        max_grad_norm: Largest norm of the gradient of each network; larger gradients are scaled to it. None for no
+            limit.
+        augmentation: Random changes of the inputs of each step; None for none.
     """
 
     optimizer: torch.optim.Optimizer
     schedule: LRScheduler | None = None
     interval: Interval = "epoch"
     patience: int | None = None
+    max_grad_norm: float | None = None
+    augmentation: Augmentation | None = None
 
 
 @final
@@ -136,9 +143,10 @@ class TrainingLoop:
             step = epoch * self._problem.num_batches + index
             self.objective.begin_step(self._optimization.optimizer, step, weight=weight)
             model = self.objective.model
-            loss = self.objective.loss(model.to_device(inputs), model.to_device(targets))
+            loss = self.objective.loss(self._augmented(model.to_device(inputs)), model.to_device(targets))
             self._optimization.optimizer.zero_grad(set_to_none=True)
             (weight * loss).backward()
+            self.objective.clip_gradients(self._optimization.max_grad_norm)
             self._optimization.optimizer.step()
             self._advance_schedule("step")
             total += loss.item() * len(targets)
@@ -150,6 +158,10 @@ class TrainingLoop:
             raise InvalidInputError(message)
         self._advance_schedule("epoch")
         return total / count / self.objective.members
+
+    def _augmented(self, inputs: Tensor) -> Tensor:
+        augmentation = self._optimization.augmentation
+        return inputs if augmentation is None else augmentation(inputs, self._problem.generator)
 
     def _advance_schedule(self, interval: Interval) -> None:
         if self._optimization.schedule is not None and self._optimization.interval == interval:

@@ -60,7 +60,7 @@ def require_closed(
     random: Collection[str],
     moments: Callable[[], tuple[Mapping[str, Tensor], Mapping[str, Tensor]]],
 ) -> None:
-    """Raise if a tensor that must be one for a map is random or not one, or only one tensor of a shift is random.
+    """Raise if a tensor that a map requires to be one or zero is random or not, or flips mix random and other tensors.
 
     Args:
         kind: Name of the representation.
@@ -72,17 +72,18 @@ def require_closed(
         InvalidInputError: If there is such a tensor; a NotClosedError if it is random.
     """
     _require_joint(kind, element, random)
-    if not any(linear.ones for linear in element.linear_maps.acting()):
+    if not any(linear.required for linear in element.linear_maps.acting()):
         return
     mean, stddev = moments()
-    element.linear_maps.require_ones(mean)
+    element.linear_maps.require_values(mean)
     for linear in element.linear_maps.acting():
-        for name in linear.ones:
+        for name, value in linear.required.items():
             if name in stddev and bool(stddev[name].any()):
                 raise_not_closed(
                     kind,
                     linear,
-                    f"`{name}` must be one, but is random; fold it into the weights that follow (`rebasin_core.fold`)",
+                    f"`{name}` must be {'one' if value else 'zero'}, but is random; fold it into the weights that "
+                    "follow (`rebasin_core.fold`)",
                 )
 
 

@@ -180,6 +180,10 @@ def check_spec(  # ruff: ignore[too-many-arguments] - the last three have defaul
     bias of a key before a softmax. A group element may change the outputs by at most a thousandth of the effect of each
     tensor alone.
 
+    A model that chooses among scores, such as a router of experts, chooses by position where two of them are equal.
+    Parameters at which this decides a choice and a group element changes the outputs are set aside, and others are
+    tried. If there are ties at all of them, the change counts.
+
     Random linear maps of all families of `PermutationSpec.symmetry` and `PermutationSpec.folded_symmetry` are applied
     together, at two of these parameters, in the same run as a permutation if they need no normalization scales of one;
     otherwise at the first, with these scales. If the outputs change, the permutation and each family are applied alone,

@@ -58,6 +58,9 @@ class UnitMaps(BaseModel):
     """Scales of normalizations that must be one in all entries; the family then belongs to
     `PermutationSpec.folded_symmetry` only. They are not transformed."""
 
+    zeros: tuple[str, ...] = ()
+    """The same for normalizations that multiply by one plus a parameter, which must be zero in all entries."""
+
     biases: Mapping[str, str] = Field(default_factory=dict)
     """For flips, the bias of each weight that consumes the units, by name. By default, the bias of ``layer.weight`` is
     ``layer.bias``."""
@@ -107,14 +110,15 @@ def symmetries_of(kinds: KindsByGroup, layout: Layout) -> tuple[Symmetry, Symmet
         layout: The groups and axes of the table.
 
     Returns:
-        The families without `UnitMaps.ones`; then all families with `UnitMaps.ones` and those that act on other axes.
+        The families without `UnitMaps.ones` and `UnitMaps.zeros`; then all families with them, and those that act on
+        other axes.
 
     Raises:
         SpecError: If the families contradict each other or the layout.
     """
     families = families_of(kinds, layout)
-    scaled = [family for family in families if family.ones]
-    plain = [family for family in families if not family.ones]
+    scaled = [family for family in families if family.required]
+    plain = [family for family in families if not family.required]
     slots = {slot for family in scaled for slot in family.degrees}
     compatible = [family for family in plain if slots.isdisjoint(family.degrees)]
     rotated = frozenset(family.group for family in families if family.kind is Kind.ROTATION)
@@ -134,7 +138,8 @@ def _validated(group: str, entry: object) -> UnitMaps:
         kinds = ", ".join(Kind)
         message = (
             f"`kinds` of group {group!r}: {where}: {first['msg']}, got {first['input']!r}; expected one of the kinds "
-            f"{kinds}, or a mapping with `kind`, `produces`, `consumes`, `ones`, `biases`, `constant` and `slope`"
+            f"{kinds}, or a mapping with `kind`, `produces`, `consumes`, `ones`, `zeros`, `biases`, `constant` and "
+            "`slope`"
         )
         raise SpecError(message) from error
 
@@ -143,8 +148,9 @@ def _family(layout: Layout, group: str, maps: UnitMaps) -> LinearSymmetry:
     """Return the linear symmetry of a family, with the degree of every slot."""
     slots = slots_of(layout, group)
     ones = {slot.tensor for slot in _matched(maps.ones, slots, group, "ones")}
+    zeros = {slot.tensor for slot in _matched(maps.zeros, slots, group, "zeros")}
     if not maps.produces and not maps.consumes:
-        degrees = {slot: -1 if slot.dim else 1 for slot in slots if slot.tensor not in ones}
+        degrees = {slot: -1 if slot.dim else 1 for slot in slots if slot.tensor not in ones | zeros}
     else:
         degrees = dict.fromkeys(_matched(maps.produces, slots, group, "produces"), 1)
         for slot in _matched(maps.consumes, slots, group, "consumes"):
@@ -158,7 +164,7 @@ def _family(layout: Layout, group: str, maps: UnitMaps) -> LinearSymmetry:
     shifts = _shifts(layout, maps, degrees) if maps.kind is Kind.FLIP else ()
     if maps.kind in _SYMMETRIC:
         degrees = dict.fromkeys(degrees, 1)
-    return LinearSymmetry(group, maps.kind, degrees, tuple(sorted(ones)), tuple(shifts))
+    return LinearSymmetry(group, maps.kind, degrees, tuple(sorted(ones)), tuple(sorted(zeros)), tuple(shifts))
 
 
 def _shifts(layout: Layout, maps: UnitMaps, degrees: Mapping[Slot, int]) -> Iterator[Shift]:

@@ -39,17 +39,20 @@ class LinearSymmetry:
         degrees: The degree by slot. A degree of 0 is omitted.
         ones: Names of tensors that must be one in all entries, or other maps than the identity change the function
             (scales of normalizations).
+        zeros: Names of tensors that must be zero in all entries (scales of normalizations that multiply by $1 + w$).
         shifts: For flips, the layers after the units; else empty. The degrees are those in centered coordinates (see
             `Shift`).
 
     Raises:
-        SpecError: If there is no degree, one is not an integer or not allowed for the kind, or flips have no shifts.
+        SpecError: If there is no degree, one is not an integer or not allowed for the kind, a tensor must be one and
+            zero, or flips have no shifts.
     """
 
     group: str
     kind: Kind
     degrees: Mapping[Slot, int]
     ones: tuple[str, ...] = ()
+    zeros: tuple[str, ...] = ()
     shifts: tuple[Shift, ...] = ()
 
     def __post_init__(self) -> None:
@@ -72,17 +75,27 @@ class LinearSymmetry:
             message = f"group {shown(self.group)}: expected at least one slot with a nonzero degree, got none"
             raise SpecError(message)
         object.__setattr__(self, "degrees", FrozenMapping(degrees))
-        object.__setattr__(self, "ones", tuple(self.ones))
+        object.__setattr__(self, "ones", tuple(sorted(set(self.ones))))
+        object.__setattr__(self, "zeros", tuple(sorted(set(self.zeros))))
+        both = sorted({*self.ones}.intersection(self.zeros))
+        if both:
+            message = f"group {shown(self.group)}: {both} must be one and zero; remove one of the two"
+            raise SpecError(message)
         object.__setattr__(self, "shifts", tuple(self.shifts))
         check_shifts_of_kind(self.group, self.kind, self.shifts)
+
+    @property
+    def required(self) -> Mapping[str, float]:
+        """The tensors that must have one value in all entries, with this value: 1 for ``ones``, 0 for ``zeros``."""
+        return {**dict.fromkeys(self.ones, 1.0), **dict.fromkeys(self.zeros, 0.0)}
 
     def as_json(self) -> dict[str, Any]:
         """Return the symmetry as a JSON object: each degree is a list of tensor, dimension, number and degree."""
         degrees = [[slot.tensor, slot.dim, slot.number, self.degrees[slot]] for slot in sorted(self.degrees)]
         document = {"group": self.group, "kind": str(self.kind), "degrees": degrees}
-        document |= {"ones": sorted(self.ones)} if self.ones else {}
         shifts = [[*astuple(shift)[:3], *map(float, astuple(shift)[3:])] for shift in sorted(self.shifts)]
-        return document | ({"shifts": shifts} if shifts else {})
+        others = {"ones": list(self.ones), "zeros": list(self.zeros), "shifts": shifts}
+        return document | {name: rows for name, rows in others.items() if rows}
 
     @classmethod
     def from_json(cls, document: object) -> LinearSymmetry:
@@ -99,19 +112,21 @@ class LinearSymmetry:
             SpecError: If a degree is not allowed.
         """
         entry: dict[str, Any] = document if isinstance(document, dict) else {}
-        group, kind, ones = entry.get("group"), entry.get("kind"), entry.get("ones", [])
+        group, kind = entry.get("group"), entry.get("kind")
+        ones, zeros = entry.get("ones", []), entry.get("zeros", [])
         rows, shifts = entry.get("degrees"), shifts_of_json(entry.get("shifts", []))
         kinds = [member for member in Kind if kind == member]
         fits = isinstance(group, str) and bool(kinds) and shifts is not None
-        fits = fits and entry.keys() <= {"group", "kind", "degrees", "ones", "shifts"}
+        fits = fits and entry.keys() <= {"group", "kind", "degrees", "ones", "zeros", "shifts"}
         fits = fits and isinstance(rows, list) and all(map(_is_degree, rows))
-        if not fits or not isinstance(ones, list) or not all(isinstance(name, str) for name in ones):
+        if not (fits and _are_names(ones) and _are_names(zeros)):
             message = (
                 "expected a linear symmetry as an object with `group`, `kind` and `degrees` (lists of tensor, "
                 f"dimension, number and degree), got {shown(document)}"
             )
             raise FileFormatError(message)
-        return cls(str(group), kinds[0], {Slot(*row[:3]): row[3] for row in rows or ()}, tuple(ones), shifts or ())
+        degrees = {Slot(*row[:3]): row[3] for row in rows or ()}
+        return cls(str(group), kinds[0], degrees, tuple(ones), tuple(zeros), shifts or ())
 
 
 @final
@@ -284,9 +299,7 @@ class Symmetry:
         """
         entry: dict[str, Any] = document if isinstance(document, dict) else {}
         linear, unpermuted = entry.get("linear"), entry.get("unpermuted", [])
-        if not isinstance(linear, list) or not (
-            isinstance(unpermuted, list) and all(isinstance(name, str) for name in unpermuted)
-        ):
+        if not isinstance(linear, list) or not _are_names(unpermuted):
             message = f"expected a symmetry as an object with `layout` and `linear`, got {shown(document)}"
             raise FileFormatError(message)
         items = tuple(LinearSymmetry.from_json(item) for item in linear)
@@ -298,13 +311,18 @@ def _is_degree(row: object) -> bool:
     return isinstance(row, list) and [type(item) for item in row] == [str, int, int, int]
 
 
+def _are_names(value: object) -> bool:
+    """Return whether a JSON value is a list of texts."""
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
 def _check_linear(layout: Layout, linear: LinearSymmetry) -> None:
     """Raise if a linear symmetry does not fit the layout."""
     group = layout.groups.get(linear.group)
     if group is None:
         message = f"a linear symmetry names the group {shown(linear.group)}; {nearest(linear.group, layout.groups)}"
         raise SpecError(message)
-    for name in (*linear.ones, *(slot.tensor for slot in linear.degrees)):
+    for name in (*linear.required, *(slot.tensor for slot in linear.degrees)):
         if name not in layout.axes:
             message = (
                 f"a symmetry of group {shown(group.name)} names the tensor {shown(name)}; {nearest(name, layout.axes)}"
@@ -325,9 +343,11 @@ def _check_linear(layout: Layout, linear: LinearSymmetry) -> None:
             f"nonzero), got kind {linear.kind}"
         )
         raise SpecError(message)
-    transformed = sorted({slot.tensor for slot in linear.degrees}.intersection(linear.ones))
+    transformed = sorted({slot.tensor for slot in linear.degrees}.intersection(linear.required))
     if transformed:
-        message = f"group {shown(group.name)}: {transformed} must be one and have degrees too; remove one of the two"
+        message = (
+            f"group {shown(group.name)}: {transformed} must be one or zero and have degrees too; remove one of the two"
+        )
         raise SpecError(message)
 
 

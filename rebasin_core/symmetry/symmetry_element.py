@@ -30,8 +30,6 @@ _KIND = "symmetry"
 _PERMUTATION, _MAP = "permutation", "map"
 # Entries of maps that differ by less are equal up to rounding.
 _ROUNDING = 1e-8
-# Deviation from one that tensors listed in `LinearSymmetry.ones` can have: the rounding of averages in float32.
-_ONE = 1e-5
 
 
 @final
@@ -220,7 +218,7 @@ class SymmetryElement(GroupElement):
 
     @override
     def _require_preserving(self, tensors: Mapping[str, Tensor]) -> None:
-        self._linear_maps.require_ones(tensors)
+        self._linear_maps.require_values(tensors)
 
     @override
     def _permute(self, target: Permutable) -> object:

@@ -18,14 +18,15 @@ if TYPE_CHECKING:
     from rebasin_core.symmetry import Kind, Slot, Symmetry
 
 IMAGE = (3, 32, 32)
-RESNETS: list[tuple[int, NormName, ShortcutName, int]] = [
+RESNETS: list[tuple[int, NormName, ShortcutName, float]] = [
     (20, "batch", "conv", 1), (20, "layer", "pad", 1), (20, "frn", "pad", 2),
     (32, "frn", "conv", 1), (32, "batch", "pad", 2), (32, "layer", "conv", 1),
+    (8, "layer", "conv", 0.5), (8, "frn", "pad", 0.25),
 ]  # fmt: skip
 
 
 def _resnet(
-    depth: int, norm: NormName, shortcut: ShortcutName, width: int
+    depth: int, norm: NormName, shortcut: ShortcutName, width: float
 ) -> tuple[rc.architectures.CifarResNetArchitecture, tuple[int, ...]]:
     return rc.architectures.CifarResNetArchitecture(depth=depth, norm=norm, shortcut=shortcut, width=width), IMAGE
 
@@ -136,3 +137,12 @@ def test_state_dict_names_are_those_of_torchvision() -> None:
     names = set(rc.architectures.ResNetArchitecture(depth=50).build((3, 64, 64), 1000).state_dict())
     assert {"layer1.0.downsample.0.weight", "layer4.2.bn3.running_var", "layer2.3.conv2.weight", "fc.bias"} <= names
     assert len(names) == 320
+
+
+def test_channels_of_fractional_widths() -> None:
+    model = rc.architectures.CifarResNetArchitecture(depth=8, width=0.5).build(IMAGE, 10)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
+    assert shapes["stem.weight"] == (8, 3, 3, 3)
+    assert shapes["head.weight"] == (10, 32)
+    with pytest.raises(rc.errors.ConfigError, match="expected a multiple of 1/16"):
+        rc.architectures.CifarResNetArchitecture(width=0.3)

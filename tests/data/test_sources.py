@@ -41,6 +41,25 @@ def test_idx_pixels_and_labels(tmp_path: Path, builtin_registry: Registry) -> No
     assert len(splits.test) == 7
 
 
+def test_pooled_images_are_averages_of_squares(tmp_path: Path, builtin_registry: Registry) -> None:
+    for name in ("mnist", "cifar10"):
+        write_small(builtin_registry, name, tmp_path)
+    for full, pooled in (
+        (MNISTSource(root=tmp_path), MNISTSource(root=tmp_path, pool=4)),
+        (CIFAR10Source(root=tmp_path), CIFAR10Source(root=tmp_path, pool=4)),
+    ):
+        pixels = full.load().train.inputs
+        count, channels, size, _ = pixels.shape
+        squares = pixels.reshape(count, channels, size // 4, 4, size // 4, 4).mean((3, 5))
+        torch.testing.assert_close(pooled.load().train.inputs, squares, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("source", "pool", "size"), [(MNISTSource, 3, 28), (CIFAR10Source, 5, 32)])
+def test_squares_must_divide_the_image(source: type, pool: int, size: int) -> None:
+    with pytest.raises(ConfigError, match=f"expected a divisor of {size}"):
+        source(pool=pool)
+
+
 def test_unpacked_files_and_other_folders(tmp_path: Path, builtin_registry: Registry) -> None:
     write_small(builtin_registry, "mnist", tmp_path / "a")
     target = tmp_path / "b" / "MNIST" / "raw"

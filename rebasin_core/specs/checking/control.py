@@ -110,6 +110,19 @@ class Control:
         self.unused: list[Part] = []
         self._without_effect: set[Part] = set()
 
+    @property
+    def state(self) -> tuple[list[Part], list[Part], list[Part]]:
+        """The parts that are pending, inert and unused, for `restore`."""
+        return [*self.pending], [*self.inert], [*self.unused]
+
+    def restore(self, state: tuple[list[Part], list[Part], list[Part]]) -> None:
+        """Discard the examinations since a state was read.
+
+        Args:
+            state: The state.
+        """
+        self.pending, self.inert, self.unused = state
+
     def examine_gradients(self, point: Point) -> float:
         """Examine all parts at a point, to first order.
 

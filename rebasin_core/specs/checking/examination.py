@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, final
 
 import torch
@@ -17,11 +17,12 @@ from rebasin_core.specs.checking.noise import EquivariantNoise
 from rebasin_core.specs.checking.parts import Sensitivities, parts_of
 from rebasin_core.specs.checking.point import Point
 from rebasin_core.specs.checking.runs import FAILURES, Runner
+from rebasin_core.specs.checking.ties import is_decided_by_ties
 from rebasin_core.symmetry.permutation import Permutation
 from rebasin_core.symmetry.symmetry_element import SymmetryElement
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -61,6 +62,10 @@ class Findings:
     first: Point | None = None
     mapped: set[Point] = field(default_factory=set)
     limits: dict[Point, float] = field(default_factory=dict)
+
+    def copy(self) -> Findings:
+        """Return equal findings that can be continued independently."""
+        return replace(self, mapped=set(self.mapped), limits=dict(self.limits), untested=dict(self.untested))
 
 
 @final
@@ -136,27 +141,49 @@ class Examination:
         found = Findings()
         points: list[Point] = []
         failures: list[str] = []
+        tied: Findings | None = None
         for draw in tensors.draws(self._generator):
+            before = control.state
             point, is_classified = self._point(runner, draw, control, number=len(points) + 1)
             if isinstance(point, str):
                 failures.append(point)
                 if len(failures) == 2 and not points and not _runs(runner, tensors):
                     return None
                 continue
-            points.append(point)
-            found.first = found.first or point
             limit = control.examine_gradients(point) if control.pending else control.thresholds_at(point).tolerance
-            limit = min(limit, math.inf if is_classified else self._examine_few(control, point, len(points)))
-            if not self._passes(point, limit, found, len(points)):
-                return found
+            limit = min(limit, math.inf if is_classified else self._examine_few(control, point, len(points) + 1))
+            now = found.copy()
+            now.first = now.first or point
+            if self._passes(point, limit, now, len(points) + 1):
+                found = now
+                points.append(point)
+            elif is_decided_by_ties(point):  # no evidence, unless it is so at all parameters
+                tied = tied or now
+                control.restore(before)
+            else:
+                return now
             if len(points) >= min(2, self._tries) and not control.pending:
                 break
+        found = self._pending_examined(control, found, points, failures)
+        # Without ties, every part must have had an effect that a wrong axis would have changed.
+        return tied if tied is not None and (control.pending or not points) else found
+
+    def _pending_examined(
+        self, control: Control, found: Findings, points: Sequence[Point], failures: list[str]
+    ) -> Findings:
+        """Examine the parts without a visible effect by runs at the first points, and complete the findings."""
         for point in points[:2]:
             if control.pending:
+                before = control.state
                 limit = control.examine_runs(point)
                 control.classify(point)
-                if not self._passes(point, limit, found, 2):
-                    return found
+                now = found.copy()
+                if self._passes(point, limit, now, 2):
+                    found = now
+                elif is_decided_by_ties(point):
+                    control.restore(before)
+                else:
+                    return now
         _report(control, found, failures if not points else [])
         return found
 

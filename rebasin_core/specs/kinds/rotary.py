@@ -64,7 +64,7 @@ class RotaryRule:
         """
         tensor, cos, sin = call.arguments.values()
         self.tensors[call.node] = tensor[-1]
-        if not self._constraints.is_undivided(tensor[-1]):
+        if self._constraints.degree_of(tensor[-1]) is None:
             call.see(tensor[-1], Sight.ANY)
         for term in (cos[-1], sin[-1]):
             call.see(term, Sight.ANY)

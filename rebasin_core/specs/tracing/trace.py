@@ -259,7 +259,8 @@ class _Problem:
     def _foldable(self, graph: ModelGraph, symmetries: Symmetries) -> Foldable:
         """Return the parts that can be folded, without tensors that are frozen."""
         found = foldable_in(graph, self.tensors.parameters.keys() - self.frozen)
-        return replace(found, obstacles={**found.obstacles, **symmetries.obstacles})
+        obstacles = {**found.obstacles, **symmetries.obstacles}
+        return replace(found, offset_scales=symmetries.offset_scales, obstacles=obstacles)
 
     def _interpret(self, graph: ModelGraph, method: CaptureMethod) -> tuple[Solution, Symmetries, Interpreter]:
         tensors = self.tensors

@@ -82,8 +82,12 @@ class TrainWork(Work):
     @override
     def compute(self, context: Context) -> Product:
         data, validation = self.batches(context.examples("train"))
+        model = self.network.build(context.device, seed=self.seed)
+        if context.reads("start"):
+            first = context.posterior("start", self.network)
+            model.load_state_dict({**first.mean, **first.buffers})
         result = self.inference.fit(
-            self.network.build(context.device, seed=self.seed),
+            model,
             data,
             validation=validation,
             spec=spec_in(context.artifact("network")) if context.reads("network") else None,

@@ -186,11 +186,20 @@ class CellPlan:
                 )
             )
         training = self.training(source)
+        if self.config.start is None:
+            return self._trained(training, f"train {label}")
+        first = training.model_copy(update={"inference": self.config.start})
+        return self._trained(training, f"train {label}", start=self._trained(first, f"train start of {label}"))
+
+    def _trained(self, training: TrainWork, label: str, *, start: Stage | None = None) -> Stage:
+        """Add the stage that trains a posterior, from random values or from the mean of another one."""
         prepared = self._once(f"train {training.seed}", lambda: training, training.inference)
         reads = {"train": self.data("train")}
+        if start is not None:
+            reads["start"] = start
         if training.inference.uses_spec:
             reads["network"] = self.network
-        return self._add(prepared.stage(f"train {label}", reads=reads))
+        return self._add(prepared.stage(label, reads=reads))
 
     def _aligned(self, matcher: Matcher, source: PosteriorSource, origin: Stage, label: str) -> Stage:
         """Add the stage that aligns the samples of a posterior with each other."""

@@ -274,8 +274,7 @@ def test_unsorted_lookups_share_the_hidden_units_of_experts() -> None:
         chosen = p.topk(2, -1)[1]
         return (net.looked_up(h, chosen[:, 0]) * net.looked_up(h, chosen[:, 1])).sum(1, keepdim=True)
 
-    # With other weights, the check also tries saturated gates, whose ties the order of the experts breaks.
-    torch.manual_seed(1)
+    torch.manual_seed(0)  # the check also tries saturated gates, whose ties the order of the experts breaks
     model, x = Routed(route), torch.randn(40, 3)
     spec = trace_spec(model, x)
     assert check_spec(spec, model, x).passed
