@@ -60,7 +60,7 @@ def require_closed(
     random: Collection[str],
     moments: Callable[[], tuple[Mapping[str, Tensor], Mapping[str, Tensor]]],
 ) -> None:
-    """Raise if a tensor that a map requires to be one or zero is random or not, or flips mix random and other tensors.
+    """Raise if a tensor that must be one or zero is not, or is random, or if only one tensor of a shift is random.
 
     Args:
         kind: Name of the representation.
