@@ -80,9 +80,8 @@ class LinearMaps:
         Returns:
             The shifts; empty for other tensors.
         """
-        if not any(linear.shifts for linear in self.acting()):
-            return ()
-        return tuple(shift for shift in self.symmetry.shifts if shift.bias == name)
+        own = tuple(shift for shift in self.symmetry.shifts if shift.bias == name)
+        return own if own and any(linear.shifts for linear in self.acting()) else ()
 
     def moves(self, name: str) -> bool:
         """Return whether a map other than the identity transforms a tensor.
