@@ -126,7 +126,7 @@ class _Search:
         if weight is None:
             raise _Obstacle(where)
         adding, bias = self._bias(user, given)
-        if bias is None or len(shape_of(bias)) != 1:
+        if bias is None or shape_of(bias) != (self._parameters.length(weight),):
             message = f"the layer with `{weight.tensor}` has no bias"
             raise _Obstacle(message)
         name = self._parameters.name_of(bias)

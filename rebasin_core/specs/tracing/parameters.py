@@ -59,6 +59,18 @@ class GraphParameters:
         """
         return self._uses[name]
 
+    def length(self, at: Dim) -> int:
+        """Return the length of a dimension of a parameter.
+
+        Args:
+            at: The dimension.
+
+        Returns:
+            The length.
+        """
+        placeholder = next(node for node, name in self.names.items() if name == at.tensor)
+        return shape_of(placeholder)[at.dim]
+
     def matrix(self, node: object, dim: int) -> Dim | None:
         """Return a dimension of a matrix as that of a parameter, possibly transposed.
 

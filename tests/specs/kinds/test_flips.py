@@ -174,9 +174,9 @@ class Two(nn.Module):
         super().__init__()
         code = combine.__code__
         self.a, self.b, self.c, self.d = nn.Linear(3, 4), nn.Linear(3, 4), nn.Linear(4, 2), nn.Linear(4, 2)
-        self.wide, self.free = nn.Linear(8, 2), nn.Parameter(torch.randn(2))
+        self.wide, self.free, self.single = nn.Linear(8, 2), nn.Parameter(torch.randn(2)), nn.Parameter(torch.randn(1))
         used = {*code.co_names, "a", "a" if "_" in code.co_varnames else "b"}
-        for name in {"b", "c", "d", "wide", "free"} - used:
+        for name in {"b", "c", "d", "wide", "free", "single"} - used:
             delattr(self, name)
         self.combine = combine
 
@@ -211,6 +211,7 @@ class Two(nn.Module):
         (lambda m, x, y: torch.addmm(m.c.bias, x, m.c.weight.T, alpha=2) + m.d(y), {"a": [], "b": ["flip"]}),
         (lambda m, x, y: m.free - x @ m.c.weight.T + m.d(y), {"a": [], "b": ["flip"]}),
         (lambda m, x, y: x @ m.c.weight.T + 1 + m.d(y), {"a": [], "b": ["flip"]}),
+        (lambda m, x, y: x @ m.c.weight.T + m.single + m.d(y), {"a": [], "b": ["flip"]}),
     ],
 )  # fmt: skip
 def test_uses_of_units_and_biases(
