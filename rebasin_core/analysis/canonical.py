@@ -100,13 +100,14 @@ def canonical_form(
         symmetry = Symmetry(whole.layout, tuple(symmetry), whole.unpermuted)
     # In single precision the descents would not converge to their tolerances.
     buffers = symmetry.layout.buffers or ()
-    parameters = {n: t.double().cpu() for n, t in copied(tensors).items() if t.is_floating_point() and n not in buffers}
+    own = {n: t.double().cpu() for n, t in copied(tensors).items() if t.is_floating_point()}
+    parameters = symmetry.layout.stacked({name: tensor for name, tensor in own.items() if name not in buffers})
     gauge = symmetry.centered
     added = shift_values(symmetry.layout, symmetry.shifts, parameters)
-    parameters |= {name: parameters[name] + shift for name, shift in added.items()}
+    parameters = {**parameters, **{name: parameters[name] + shift for name, shift in added.items()}}
     element = minimal_norm_element(gauge, parameters)
     balanced = element.apply(parameters)
-    every = {n: t.double().cpu() for n, t in tensors.items() if n in buffers and t.is_floating_point()} | balanced
+    every = {**symmetry.layout.stacked({name: t for name, t in own.items() if name in buffers}), **balanced}
     permutation = _sorting(gauge, every)
     element = element.compose(permutation)
     element = recentered(element.compose(orienting_element(gauge, permutation.apply(balanced))), symmetry)

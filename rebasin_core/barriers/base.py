@@ -19,10 +19,9 @@ from rebasin_core.tensors.noise import random_seed
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from torch import Tensor
-
     from rebasin_core.barriers.adjustment import PathAdjustment
     from rebasin_core.barriers.curve import LossCurve
+    from rebasin_core.evaluation.batches import Batch
     from rebasin_core.evaluation.task import Task
     from rebasin_core.posteriors.base import Posterior
 
@@ -47,7 +46,7 @@ class BarrierProblem:
     task: HeldTask
     seed: int
     progress: bool
-    calibration: Sequence[tuple[Tensor, Tensor]]
+    calibration: Sequence[Batch]
     adjustment: PathAdjustment | None = None
 
     def adjusted(self, adjustment: PathAdjustment) -> BarrierProblem:

@@ -239,7 +239,7 @@ class AbstractAttachedPosterior(Posterior):
     def permute(self, permutation: Permutation) -> Self:
         permutation.layout.check({**next(iter(self._fields.values())), **self._fixed, **self.buffers}, self.kind)
         fields = {field: self._permuted_field(permutation, field) for field in self._fields}
-        return self._rebuild(fields, self._permuted_unattached(permutation), self._auxiliary.mapped(permutation.apply))
+        return self._rebuild(fields, self._permuted_unattached(permutation), self._auxiliary.permuted(permutation))
 
     @final
     @override

@@ -75,7 +75,8 @@ def require_closed(
     if not any(linear.required for linear in element.linear_maps.acting()):
         return
     mean, stddev = moments()
-    element.linear_maps.require_values(mean)
+    element.require_preserving(mean)
+    stddev = element.layout.stacked(stddev)
     for linear in element.linear_maps.acting():
         for name, value in linear.required.items():
             if name in stddev and bool(stddev[name].any()):
@@ -138,6 +139,7 @@ def transformed_scales(
     Raises:
         NotClosedError: If the transformed entries are not independent.
     """
+    scales = element.layout.stacked(scales)
     require_unshifted(kind, element, (name for name, scale in scales.items() if bool(scale.any())))
     for name, scale in scales.items():
         for slot, linear in acting_on(element, name):
@@ -145,7 +147,7 @@ def transformed_scales(
             if reason is not None:
                 raise_not_closed(kind, linear, f"it makes the entries of `{name}` dependent, {reason}")
     absolute = SymmetryElement.from_linear_maps(element.linear_maps.absolute(), element.permutation)
-    return absolute.apply_to_deviations(scales)
+    return element.layout.unstacked(absolute.apply_to_deviations(scales))
 
 
 def _dependence(
@@ -177,7 +179,7 @@ def acting_on(element: SymmetryElement, name: str) -> tuple[tuple[Slot, LinearSy
     Returns:
         The slots, each with its linear symmetry.
     """
-    return element.linear_maps.acting_on(element.layout.names.of(name) or name)
+    return element.linear_maps.acting_on(element.layout.key(name))
 
 
 def isometry_of(element: SymmetryElement) -> SymmetryElement:

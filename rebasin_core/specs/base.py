@@ -142,7 +142,7 @@ class PermutationSpec(ABC):
             SpecError: If the names differ.
             InvalidInputError: If a shape differs.
         """
-        different = sorted(set(tensors) ^ set(self.axes))
+        different = sorted(set(tensors) ^ set(self.layout.tensors))
         if different:
             message = f"{description} and the model have different tensors: {different}"
             raise SpecError(message)

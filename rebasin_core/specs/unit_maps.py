@@ -150,7 +150,9 @@ def _family(layout: Layout, group: str, maps: UnitMaps) -> LinearSymmetry:
     ones = {slot.tensor for slot in _matched(maps.ones, slots, group, "ones")}
     zeros = {slot.tensor for slot in _matched(maps.zeros, slots, group, "zeros")}
     if not maps.produces and not maps.consumes:
-        degrees = {slot: -1 if slot.dim else 1 for slot in slots if slot.tensor not in ones | zeros}
+        first = {name: len(stack.sizes) for name, stack in layout.stacks.items()}
+        own = [slot for slot in slots if slot.tensor not in ones | zeros]
+        degrees = {slot: -1 if slot.dim > first.get(slot.tensor, 0) else 1 for slot in own}
     else:
         degrees = dict.fromkeys(_matched(maps.produces, slots, group, "produces"), 1)
         for slot in _matched(maps.consumes, slots, group, "consumes"):

@@ -14,6 +14,7 @@ from rebasin_core.symmetry.axis import Atom, Axis, Concat, Group, Product, atoms
 from rebasin_core.symmetry.kind import Kind, Shift, Slot
 from rebasin_core.symmetry.layout import Layout
 from rebasin_core.symmetry.shifts import check_shifts, check_shifts_of_kind, check_shifts_together, shifts_of_json
+from rebasin_core.symmetry.stack import indices_of
 from rebasin_core.tensors.arguments import raise_wrong_type, require_mapping
 from rebasin_core.tensors.frozen import FrozenMapping
 from rebasin_core.tensors.reading import shown
@@ -134,8 +135,7 @@ class LinearSymmetry:
 class Symmetry:
     """The linear part of a specification: the maps that it admits in addition to permutations.
 
-    All of them are linear in the parameters. Flips are linear maps of single tensors in centered coordinates only: the
-    other families do not depend on these coordinates.
+    Flips transform each tensor by itself in centered coordinates only (see `Shift`).
 
     Attributes:
         layout: The groups and the tensors they act on. It can have more groups than the layout of the permutations:
@@ -175,6 +175,10 @@ class Symmetry:
         inner = sorted(group.name for group in groups if group.within in unpermuted and group.name not in unpermuted)
         if inner:
             message = f"groups {inner} are nested in groups that cannot be permuted; add them to `unpermuted`"
+            raise SpecError(message)
+        exchanged = sorted({group for name in self.layout.stacks for group in indices_of(name, unpermuted)})
+        if exchanged:
+            message = f"groups {exchanged} exchange tensors of stacks; expected them to be permuted"
             raise SpecError(message)
         object.__setattr__(self, "linear", linear)
         object.__setattr__(self, "unpermuted", unpermuted)

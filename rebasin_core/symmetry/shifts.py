@@ -74,6 +74,10 @@ def check_shifts(layout: Layout, group: str, shifts: Iterable[Shift], degrees: M
             if name not in layout.axes:
                 message = f"{where}: a shift names the tensor {shown(name)}; {nearest(name, layout.axes)}"
                 raise SpecError(message)
+        stacked = sorted({shift.weight, shift.bias} & layout.stacks.keys())
+        if stacked:
+            message = f"{where}: shifts of tensors that belong to a stack are not supported, got {shown(stacked[0])}"
+            raise SpecError(message)
         weight, bias = layout.axes[shift.weight], layout.axes[shift.bias]
         if not 0 <= shift.dim < len(weight) or bias != (weight[shift.dim],):
             message = (

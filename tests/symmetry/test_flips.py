@@ -263,6 +263,10 @@ def test_symmetries_that_contradict_themselves() -> None:
         of(Shift("4.weight", 0, "4.bias"))
     with pytest.raises(SpecError, match=r"expected one shift of the bias '2.bias'"):
         of(Shift("2.weight", 0, "2.bias"), Shift("2.weight", 0, "2.bias", 2.0))
+    stacks = Layout({"e": Group("e", 2)}, {"{e}.w": (Atom(2, "e"), Atom(3)), "b": (Atom(3),)})
+    shifts = (Shift("{e}.w", 1, "b"),)
+    with pytest.raises(SpecError, match="shifts of tensors that belong to a stack are not supported"):
+        Symmetry(stacks, (LinearSymmetry("e", Kind.FLIP, {Slot("{e}.w", 0): 1}, shifts=shifts),))
     with pytest.raises(SpecError, match="transformed by maps of kind sign and summed over by flips"):
         Symmetry(LAYOUT, (good, LinearSymmetry("a", Kind.SIGN, {Slot("2.weight", 1): 1, Slot("0.bias", 0): 1})))
 

@@ -62,11 +62,11 @@ class MapDescent:
     ) -> None:
         self._symmetry = symmetry
         self._layout = symmetry.layout
-        self._reference = reference
-        self._candidate = candidate
+        self._reference = dict(self._layout.stacked(reference))
+        self._candidate = dict(self._layout.stacked(candidate))
         self._solver = solver or default_solver()
         self._tensors = {name: self._layout.tensors_of(name) for name in self._layout.groups}
-        self._scale = sum(_product(t, t) for t in reference.values())
+        self._scale = sum(_product(t, t) for t in self._reference.values())
         self.start_at(initial)
 
     def start_at(self, initial: SymmetryElement | None) -> None:
