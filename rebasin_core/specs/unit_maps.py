@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rebasin_core.errors import SpecError, nearest
 from rebasin_core.symmetry.kind import Kind, Shift
 from rebasin_core.symmetry.linear import LinearSymmetry, Symmetry
+from rebasin_core.symmetry.pairs import Pairs
 from rebasin_core.symmetry.slots import slots_of
 
 if TYPE_CHECKING:
@@ -57,6 +58,9 @@ class UnitMaps(BaseModel):
     ones: tuple[str, ...] = ()
     """Scales of normalizations that must be one in all entries; the family then belongs to
     `PermutationSpec.folded_symmetry` only. They are not transformed."""
+
+    pairs: Pairs = Pairs.HALVES
+    """The units that are a pair, for rotations: ``halves`` or ``neighbors``."""
 
     zeros: tuple[str, ...] = ()
     """The same for normalizations that multiply by one plus a parameter, which must be zero in all entries."""
@@ -138,8 +142,8 @@ def _validated(group: str, entry: object) -> UnitMaps:
         kinds = ", ".join(Kind)
         message = (
             f"`kinds` of group {group!r}: {where}: {first['msg']}, got {first['input']!r}; expected one of the kinds "
-            f"{kinds}, or a mapping with `kind`, `produces`, `consumes`, `ones`, `zeros`, `biases`, `constant` and "
-            "`slope`"
+            f"{kinds}, or a mapping with `kind`, `produces`, `consumes`, `ones`, `zeros`, `pairs`, `biases`, "
+            "`constant` and `slope`"
         )
         raise SpecError(message) from error
 
@@ -166,7 +170,8 @@ def _family(layout: Layout, group: str, maps: UnitMaps) -> LinearSymmetry:
     shifts = _shifts(layout, maps, degrees) if maps.kind is Kind.FLIP else ()
     if maps.kind in _SYMMETRIC:
         degrees = dict.fromkeys(degrees, 1)
-    return LinearSymmetry(group, maps.kind, degrees, tuple(sorted(ones)), tuple(sorted(zeros)), tuple(shifts))
+    required = tuple(sorted(ones)), tuple(sorted(zeros))
+    return LinearSymmetry(group, maps.kind, degrees, *required, maps.pairs, tuple(shifts))
 
 
 def _shifts(layout: Layout, maps: UnitMaps, degrees: Mapping[Slot, int]) -> Iterator[Shift]:

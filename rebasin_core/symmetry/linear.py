@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, final
 
@@ -13,121 +13,17 @@ from rebasin_core.errors import FileFormatError, SpecError, nearest
 from rebasin_core.symmetry.axis import Atom, Axis, Concat, Group, Product, atoms_of, concat, product
 from rebasin_core.symmetry.kind import Kind, Shift, Slot
 from rebasin_core.symmetry.layout import Layout
-from rebasin_core.symmetry.shifts import check_shifts, check_shifts_of_kind, check_shifts_together, shifts_of_json
+from rebasin_core.symmetry.linear_symmetry import LinearSymmetry, are_names
+from rebasin_core.symmetry.shifts import check_shifts, check_shifts_together
 from rebasin_core.symmetry.stack import indices_of
-from rebasin_core.tensors.arguments import raise_wrong_type, require_mapping
+from rebasin_core.tensors.arguments import raise_wrong_type
 from rebasin_core.tensors.frozen import FrozenMapping
 from rebasin_core.tensors.reading import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Mapping
 
 __all__ = ["Kind", "LinearSymmetry", "Shift", "Slot", "Symmetry"]
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class LinearSymmetry:
-    r"""One family of linear maps of the units of a group that leaves the function of the network unchanged.
-
-    Factors multiply the entries of unit $i$ by $f_i^d$, where $d$ is the degree of the slot. Rotations and matrices
-    $g$ transform the axis of a slot of degree 1 by $g$ (a tensor that produces the units) and that of a slot of degree
-    -1 by $g^{-T}$ (a tensor that consumes them). Slots that are not listed are not transformed.
-
-    Attributes:
-        group: Name of a group of the layout. A nested group has one map per unit of its outer groups.
-        kind: The family of maps.
-        degrees: The degree by slot. A degree of 0 is omitted.
-        ones: Names of tensors that must be one in all entries, or other maps than the identity change the function
-            (scales of normalizations).
-        zeros: Names of tensors that must be zero in all entries (scales of normalizations that multiply by $1 + w$).
-        shifts: For flips, the layers after the units; else empty. The degrees are those in centered coordinates (see
-            `Shift`).
-
-    Raises:
-        SpecError: If there is no degree, one is not an integer or not allowed for the kind, a tensor must be one and
-            zero, or flips have no shifts.
-    """
-
-    group: str
-    kind: Kind
-    degrees: Mapping[Slot, int]
-    ones: tuple[str, ...] = ()
-    zeros: tuple[str, ...] = ()
-    shifts: tuple[Shift, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Freeze the mapping and check the degrees."""
-        require_mapping(self.degrees, "degrees as a mapping by `Slot`")
-        if not isinstance(self.kind, Kind):
-            raise_wrong_type(self.kind, "the kind of a linear symmetry as a member of `Kind`")
-        given: Iterable[tuple[object, object]] = self.degrees.items()
-        for slot, degree in given:
-            if not isinstance(slot, Slot) or type(degree) is not int:
-                message = (
-                    f"group {shown(self.group)}: expected integer degrees by `Slot`, got {shown(slot)}: {shown(degree)}"
-                )
-                raise SpecError(message)
-            if not self.kind.is_factor and degree not in {-1, 0, 1}:
-                message = f"{shown(slot)}: expected degree 1 or -1 for maps of kind {self.kind}, got {degree}"
-                raise SpecError(message)
-        degrees = {slot: degree for slot, degree in self.degrees.items() if degree}
-        if not degrees:
-            message = f"group {shown(self.group)}: expected at least one slot with a nonzero degree, got none"
-            raise SpecError(message)
-        object.__setattr__(self, "degrees", FrozenMapping(degrees))
-        object.__setattr__(self, "ones", tuple(sorted(set(self.ones))))
-        object.__setattr__(self, "zeros", tuple(sorted(set(self.zeros))))
-        both = sorted({*self.ones}.intersection(self.zeros))
-        if both:
-            message = f"group {shown(self.group)}: {both} must be one and zero; remove one of the two"
-            raise SpecError(message)
-        object.__setattr__(self, "shifts", tuple(self.shifts))
-        check_shifts_of_kind(self.group, self.kind, self.shifts)
-
-    @property
-    def required(self) -> Mapping[str, float]:
-        """The tensors that must have one value in all entries, with this value: 1 for ``ones``, 0 for ``zeros``."""
-        return {**dict.fromkeys(self.ones, 1.0), **dict.fromkeys(self.zeros, 0.0)}
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the symmetry as a JSON object: each degree is a list of tensor, dimension, number and degree."""
-        degrees = [[slot.tensor, slot.dim, slot.number, self.degrees[slot]] for slot in sorted(self.degrees)]
-        document = {"group": self.group, "kind": str(self.kind), "degrees": degrees}
-        shifts = [[*astuple(shift)[:3], *map(float, astuple(shift)[3:])] for shift in sorted(self.shifts)]
-        others = {"ones": list(self.ones), "zeros": list(self.zeros), "shifts": shifts}
-        return document | {name: rows for name, rows in others.items() if rows}
-
-    @classmethod
-    def from_json(cls, document: object) -> LinearSymmetry:
-        """Return the symmetry written by `as_json`.
-
-        Args:
-            document: The parsed JSON.
-
-        Returns:
-            An equal symmetry.
-
-        Raises:
-            FileFormatError: If the document has another structure.
-            SpecError: If a degree is not allowed.
-        """
-        entry: dict[str, Any] = document if isinstance(document, dict) else {}
-        group, kind = entry.get("group"), entry.get("kind")
-        ones, zeros = entry.get("ones", []), entry.get("zeros", [])
-        rows, shifts = entry.get("degrees"), shifts_of_json(entry.get("shifts", []))
-        kinds = [member for member in Kind if kind == member]
-        fits = isinstance(group, str) and bool(kinds) and shifts is not None
-        fits = fits and entry.keys() <= {"group", "kind", "degrees", "ones", "zeros", "shifts"}
-        fits = fits and isinstance(rows, list) and all(map(_is_degree, rows))
-        if not (fits and _are_names(ones) and _are_names(zeros)):
-            message = (
-                "expected a linear symmetry as an object with `group`, `kind` and `degrees` (lists of tensor, "
-                f"dimension, number and degree), got {shown(document)}"
-            )
-            raise FileFormatError(message)
-        degrees = {Slot(*row[:3]): row[3] for row in rows or ()}
-        return cls(str(group), kinds[0], degrees, tuple(ones), tuple(zeros), shifts or ())
 
 
 @final
@@ -303,21 +199,11 @@ class Symmetry:
         """
         entry: dict[str, Any] = document if isinstance(document, dict) else {}
         linear, unpermuted = entry.get("linear"), entry.get("unpermuted", [])
-        if not isinstance(linear, list) or not _are_names(unpermuted):
+        if not isinstance(linear, list) or not are_names(unpermuted):
             message = f"expected a symmetry as an object with `layout` and `linear`, got {shown(document)}"
             raise FileFormatError(message)
         items = tuple(LinearSymmetry.from_json(item) for item in linear)
         return cls(Layout.from_json(entry.get("layout", {})), items, frozenset(unpermuted))
-
-
-def _is_degree(row: object) -> bool:
-    """Return whether a value is a list of a tensor, a dimension, the number of an atom and a degree."""
-    return isinstance(row, list) and [type(item) for item in row] == [str, int, int, int]
-
-
-def _are_names(value: object) -> bool:
-    """Return whether a JSON value is a list of texts."""
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def _check_linear(layout: Layout, linear: LinearSymmetry) -> None:
