@@ -18,6 +18,7 @@ from rebasin_core.barriers.paths import (
     SamplesPath,
     WassersteinPath,
 )
+from rebasin_core.barriers.plots import plot_curves
 from rebasin_core.barriers.pointwise import PointwiseBarrier
 from rebasin_core.barriers.repaired import AbstractAdjustedBarrier, RepairBarrier, ResetBarrier
 
@@ -45,4 +46,5 @@ __all__ = [
     "ResetBarrier",
     "SamplesPath",
     "WassersteinPath",
+    "plot_curves",
 ]
