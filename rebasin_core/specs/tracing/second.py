@@ -100,7 +100,8 @@ class SecondInterpretation:
                 slots.constraints.see(term, Sight.ANY, Reason("none", name, "its entries are not changed"))
         rules: Rules = {**self.rules, ROTARY: rule, ONE_PLUS: OffsetRule(slots.constraints)}
         graph, names = with_rotary(graph, found) if found else (graph, {})
-        centerings = find_centerings(graph, own.keys() - set(self.constant), constants_of(self.rules))
+        movable = own.keys() - set(self.constant) - self.solution.layout.stacks.keys()
+        centerings = find_centerings(graph, movable, constants_of(self.rules))
 
         def conclude(call: Call, node: Node, results: list[AxisTerms]) -> list[AxisTerms]:
             return slots.constraints.conclude(call, results, centerings.get(node))
