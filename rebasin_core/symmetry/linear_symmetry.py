@@ -14,7 +14,7 @@ from rebasin_core.tensors.frozen import FrozenMapping
 from rebasin_core.tensors.reading import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
 _FIELDS: Final = {"group", "kind", "degrees", "ones", "zeros", "pairs", "shifts"}
 
@@ -94,9 +94,9 @@ class LinearSymmetry:
     def as_json(self) -> dict[str, Any]:
         """Return the symmetry as a JSON object: each degree is a list of tensor, dimension, number and degree."""
         degrees = [[slot.tensor, slot.dim, slot.number, self.degrees[slot]] for slot in sorted(self.degrees)]
-        document = {"group": self.group, "kind": str(self.kind), "degrees": degrees}
+        document: dict[str, Any] = {"group": self.group, "kind": str(self.kind), "degrees": degrees}
         shifts = [[*astuple(shift)[:3], *map(float, astuple(shift)[3:])] for shift in sorted(self.shifts)]
-        others: dict[str, Sequence[object]] = {"ones": list(self.ones), "zeros": list(self.zeros), "shifts": shifts}
+        others = {"ones": list(self.ones), "zeros": list(self.zeros), "shifts": shifts}
         document |= {name: rows for name, rows in others.items() if rows}
         return document | ({} if self.pairs is Pairs.HALVES else {"pairs": str(self.pairs)})
 
