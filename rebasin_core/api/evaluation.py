@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 from rebasin_core.api.conversion import PosteriorLike, as_posterior
 from rebasin_core.barriers.base import BarrierEstimator
 from rebasin_core.barriers.notes import warn_of
+from rebasin_core.barriers.paths.curve import GivenCurvePath
 from rebasin_core.evaluation.evaluator import Evaluator
 from rebasin_core.evaluation.scores import PredictiveScores
 from rebasin_core.evaluation.task import require_task
 from rebasin_core.evaluation.user_metrics import as_metric
+from rebasin_core.landscapes.curve import Curve
 from rebasin_core.tensors.noise import random_seed
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ def barrier(  # ruff: ignore[too-many-arguments] - shorthands for the options th
     num_samples: int | None = None,
     error: float | None = None,
     relative_error: float | None = None,
-    path: Path | str | Mapping[str, object] | None = None,
+    path: Path | Curve | str | Mapping[str, object] | None = None,
     metric: MetricLike | None = None,
     generator: torch.Generator | None = None,
     progress: bool = False,
@@ -56,7 +58,8 @@ def barrier(  # ruff: ignore[too-many-arguments] - shorthands for the options th
         error: Requested error of the barrier, in units of the metric, instead of numbers of points and samples: they
             are added until the Monte Carlo error is at most this, or a quarter of the error from the finite dataset.
         relative_error: The same, divided by the barrier.
-        path: Path between the posteriors; overrides the option of the estimator.
+        path: Path between the posteriors, or the trained curve between two single networks (`fit_curve`); overrides the
+            option of the estimator.
         metric: Metric in place of the negative log likelihood: a name, a `Metric`, a metric of torchmetrics, or a
             function (see `as_metric`); overrides the option of the estimator.
         generator: Random number generator; seeded with 0 if None.
@@ -88,7 +91,7 @@ def barrier(  # ruff: ignore[too-many-arguments] - shorthands for the options th
         "num_samples": num_samples,
         "error": error,
         "relative_error": relative_error,
-        "path": path,
+        "path": GivenCurvePath.through(path) if isinstance(path, Curve) else path,
         "metric": None if metric is None else as_metric(metric),
     }
     options = {name: value for name, value in shorthands.items() if value is not None}

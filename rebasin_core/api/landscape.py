@@ -8,17 +8,23 @@ from typing import TYPE_CHECKING, Any, final
 
 import torch
 from tqdm import tqdm
+from typing_extensions import override
 
 from rebasin_core.api.conversion import PosteriorLike, as_posteriors
 from rebasin_core.api.evaluation import barrier
 from rebasin_core.api.matching import match
+from rebasin_core.barriers.drawing import new_axes
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.task import require_task
 from rebasin_core.posteriors.barycenters import barycenter_or_moments
+from rebasin_core.report.drawing import draw_barrier_matrix
+from rebasin_core.tensors.frames import data_frame
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import pandas as pd
+    from matplotlib.axes import Axes
     from torch import Tensor
 
     from rebasin_core.barriers.base import BarrierEstimator
@@ -46,6 +52,48 @@ class BarrierMatrix:
     unaligned_stderr: Tensor
     aligned: Tensor | None
     aligned_stderr: Tensor | None
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a pandas data frame with a row for each pair: indices, barriers and standard errors.
+
+        Raises:
+            PluginError: If pandas is not installed.
+        """
+        pairs = list(combinations(range(len(self.unaligned)), 2))
+        columns: dict[str, list[float]] = {"first": [i for i, _ in pairs], "second": [j for _, j in pairs]}
+        for name in ("unaligned", "unaligned_stderr", "aligned", "aligned_stderr"):
+            values = getattr(self, name)
+            if values is not None:
+                columns[name] = [values[pair].item() for pair in pairs]
+        return data_frame(columns)
+
+    def plot(self, axes: Axes | None = None, *, labels: Sequence[str] | None = None) -> Axes:
+        """Plot the barriers after alignment, or before alignment if there was no specification.
+
+        Args:
+            axes: Matplotlib axes; those of a new figure if None.
+            labels: Label of each network; their indices if None.
+
+        Returns:
+            The axes.
+
+        Raises:
+            PluginError: If matplotlib is not installed.
+        """
+        axes = new_axes() if axes is None else axes
+        draw_barrier_matrix(axes, self.unaligned if self.aligned is None else self.aligned, labels=labels)
+        return axes
+
+    @override
+    def __str__(self) -> str:
+        """Return the mean and the largest barrier over all pairs, before and after alignment."""
+        pairs = torch.triu_indices(len(self.unaligned), len(self.unaligned), offset=1)
+        matrices = {"unaligned": self.unaligned, "aligned": self.aligned}
+        parts = {name: matrix[pairs[0], pairs[1]] for name, matrix in matrices.items() if matrix is not None}
+        return "\n".join(
+            f"{name}: mean barrier {values.mean().item():.4g}, largest {values.max().item():.4g} ({len(values)} pairs)"
+            for name, values in parts.items()
+        )
 
 
 def barrier_matrix(

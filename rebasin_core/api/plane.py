@@ -9,16 +9,21 @@ import torch
 from tqdm import tqdm
 
 from rebasin_core.api.conversion import PosteriorLike, as_posteriors
+from rebasin_core.barriers.drawing import new_axes
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.evaluator import Evaluator
 from rebasin_core.evaluation.task import require_task
 from rebasin_core.posteriors.barycenters import barycenter_or_moments
 from rebasin_core.posteriors.checks import require_same_tensors
 from rebasin_core.posteriors.point import PointPosterior
+from rebasin_core.report.drawing import draw_loss_plane
+from rebasin_core.tensors.frames import data_frame
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import pandas as pd
+    from matplotlib.axes import Axes
     from torch import Tensor
 
     from rebasin_core.evaluation.loss import LossEstimate
@@ -42,6 +47,31 @@ class LossPlane:
     v: Tensor
     loss: Tensor
     points: Tensor
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a pandas data frame with a row for each point of the grid: u, v and loss.
+
+        Raises:
+            PluginError: If pandas is not installed.
+        """
+        v, u = torch.meshgrid(self.v, self.u, indexing="ij")
+        return data_frame({"u": u.flatten().tolist(), "v": v.flatten().tolist(), "loss": self.loss.flatten().tolist()})
+
+    def plot(self, axes: Axes | None = None) -> Axes:
+        """Plot the loss as filled contours, and mark the three networks.
+
+        Args:
+            axes: Matplotlib axes; those of a new figure if None.
+
+        Returns:
+            The axes.
+
+        Raises:
+            PluginError: If matplotlib is not installed.
+        """
+        axes = new_axes() if axes is None else axes
+        draw_loss_plane(axes, self.u, self.v, self.loss, self.points)
+        return axes
 
 
 def loss_plane(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-only after the third

@@ -136,13 +136,29 @@ class BarrierEstimator(Strategy):
         Raises:
             InvalidInputError: If the posteriors, the model and the data do not match, or a loss is not finite.
         """
+        problem = self._problem(reference, candidate, task, generator=generator, progress=progress)
+        curve = self.solve(problem)
+        warn_of(curve.notes, stacklevel=2)
+        return curve
+
+    @final
+    def _problem(  # ruff: ignore[no-self-use] - called on the estimator by its subclasses
+        self,
+        reference: Posterior,
+        candidate: Posterior,
+        task: Task,
+        *,
+        generator: torch.Generator | None = None,
+        progress: bool = False,
+    ) -> BarrierProblem:
+        """Return the checked problem; the arguments are those of `estimate`."""
         require_same_tensors(reference.mean, candidate.mean, "the candidate")
         generator = generator or torch.Generator().manual_seed(0)
         functional = FunctionalModel(task.model, device=reference.device, dtype=reference.dtype)
         for posterior, role in ((reference, "the reference"), (candidate, "the candidate")):
             functional.check({**posterior.mean, **posterior.buffers}, role)
         batches = held_batches(functional, task.data)
-        problem = BarrierProblem(
+        return BarrierProblem(
             reference=reference,
             candidate=candidate.to(device=reference.device, dtype=reference.dtype),
             task=HeldTask(functional, batches, Likelihood.of(task.likelihood)),
@@ -150,9 +166,6 @@ class BarrierEstimator(Strategy):
             progress=progress,
             calibration=batches if task.calibration is None else held_batches(functional, task.calibration),
         )
-        curve = self.solve(problem)
-        warn_of(curve.notes, stacklevel=2)
-        return curve
 
     @final
     def solve(self, problem: BarrierProblem) -> LossCurve:

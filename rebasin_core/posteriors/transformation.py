@@ -125,7 +125,7 @@ def _dependence(
             continue
         if not gaussian or linear.kind is Kind.INVERTIBLE:
             return "since they are random"
-        parts = cell.chunk(2, dim) if linear.kind is Kind.ROTATION else [cell]
+        parts = [*linear.pairs.parts(cell, dim)] if linear.kind is Kind.ROTATION else [cell]
         spans = [part.amax(dim) - part.amin(dim) for part in parts] if len(parts) == 1 else [parts[0] - parts[1]]
         if any(bool(span.any()) for span in spans):
             return "since their standard deviations differ"

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from rebasin_core.errors import SpecError, nearest
 from rebasin_core.symmetry.kind import Kind
 from rebasin_core.symmetry.linear import LinearSymmetry, Symmetry
+from rebasin_core.symmetry.pairs import Pairs
 from rebasin_core.symmetry.slots import slots_of
 
 if TYPE_CHECKING:
@@ -55,6 +56,9 @@ class UnitMaps(BaseModel):
     ones: tuple[str, ...] = ()
     """Scales of normalizations that must be one in all entries; the family then belongs to
     `PermutationSpec.folded_symmetry` only. They are not transformed."""
+
+    pairs: Pairs = Pairs.HALVES
+    """The units that are a pair, for rotations: ``halves`` or ``neighbors``."""
 
     zeros: tuple[str, ...] = ()
     """The same for normalizations that multiply by one plus a parameter, which must be zero in all entries."""
@@ -126,7 +130,7 @@ def _validated(group: str, entry: object) -> UnitMaps:
         kinds = ", ".join(Kind)
         message = (
             f"`kinds` of group {group!r}: {where}: {first['msg']}, got {first['input']!r}; expected one of the kinds "
-            f"{kinds}, or a mapping with `kind`, `produces`, `consumes`, `ones` and `zeros`"
+            f"{kinds}, or a mapping with `kind`, `produces`, `consumes`, `ones`, `zeros` and `pairs`"
         )
         raise SpecError(message) from error
 
@@ -152,7 +156,7 @@ def _family(layout: Layout, group: str, maps: UnitMaps) -> LinearSymmetry:
             degrees[slot] = -1
     if maps.kind in _SYMMETRIC:
         degrees = dict.fromkeys(degrees, 1)
-    return LinearSymmetry(group, maps.kind, degrees, tuple(sorted(ones)), tuple(sorted(zeros)))
+    return LinearSymmetry(group, maps.kind, degrees, tuple(sorted(ones)), tuple(sorted(zeros)), maps.pairs)
 
 
 def _matched(patterns: Sequence[str], slots: Sequence[Slot], group: str, field: str) -> list[Slot]:

@@ -13,6 +13,7 @@ from rebasin_core.errors import FileFormatError, SpecError, nearest
 from rebasin_core.symmetry.axis import Atom, Axis, Concat, Group, Product, atoms_of, concat, product
 from rebasin_core.symmetry.kind import Kind, Slot
 from rebasin_core.symmetry.layout import Layout
+from rebasin_core.symmetry.pairs import Pairs
 from rebasin_core.symmetry.stack import indices_of
 from rebasin_core.tensors.arguments import raise_wrong_type, require_mapping
 from rebasin_core.tensors.frozen import FrozenMapping
@@ -20,6 +21,8 @@ from rebasin_core.tensors.reading import shown
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
+
+_FIELDS = {"group", "kind", "degrees", "ones", "zeros", "pairs"}
 
 __all__ = ["Kind", "LinearSymmetry", "Slot", "Symmetry"]
 
@@ -40,10 +43,11 @@ class LinearSymmetry:
         ones: Names of tensors that must be one in all entries, or other maps than the identity change the function
             (scales of normalizations).
         zeros: Names of tensors that must be zero in all entries (scales of normalizations that multiply by $1 + w$).
+        pairs: The units that are a pair, for rotations.
 
     Raises:
-        SpecError: If there is no degree, one is not an integer or not allowed for the kind, or a tensor must be one and
-            zero.
+        SpecError: If there is no degree, one is not an integer or not allowed for the kind, a tensor must be one and
+            zero, or there are pairs of neighbors but no rotations.
     """
 
     group: str
@@ -51,6 +55,7 @@ class LinearSymmetry:
     degrees: Mapping[Slot, int]
     ones: tuple[str, ...] = ()
     zeros: tuple[str, ...] = ()
+    pairs: Pairs = Pairs.HALVES
 
     def __post_init__(self) -> None:
         """Freeze the mapping and check the degrees."""
@@ -78,6 +83,11 @@ class LinearSymmetry:
         if both:
             message = f"group {shown(self.group)}: {both} must be one and zero; remove one of the two"
             raise SpecError(message)
+        if not isinstance(self.pairs, Pairs):
+            raise_wrong_type(self.pairs, "the pairs of a linear symmetry as a member of `Pairs`")
+        if self.pairs is not Pairs.HALVES and self.kind is not Kind.ROTATION:
+            message = f"group {shown(self.group)}: expected pairs of {self.pairs} for rotations only, got {self.kind}"
+            raise SpecError(message)
 
     @property
     def required(self) -> Mapping[str, float]:
@@ -89,7 +99,8 @@ class LinearSymmetry:
         degrees = [[slot.tensor, slot.dim, slot.number, self.degrees[slot]] for slot in sorted(self.degrees)]
         document = {"group": self.group, "kind": str(self.kind), "degrees": degrees}
         required = {"ones": self.ones, "zeros": self.zeros}
-        return document | {name: list(tensors) for name, tensors in required.items() if tensors}
+        document |= {name: list(tensors) for name, tensors in required.items() if tensors}
+        return document | ({} if self.pairs is Pairs.HALVES else {"pairs": str(self.pairs)})
 
     @classmethod
     def from_json(cls, document: object) -> LinearSymmetry:
@@ -110,15 +121,18 @@ class LinearSymmetry:
         ones, zeros = entry.get("ones", []), entry.get("zeros", [])
         rows = entry.get("degrees")
         kinds = [member for member in Kind if kind == member]
-        fits = isinstance(group, str) and bool(kinds) and entry.keys() <= {"group", "kind", "degrees", "ones", "zeros"}
+        pairs = [member for member in Pairs if entry.get("pairs", Pairs.HALVES) == member]
+        fits = isinstance(group, str) and bool(kinds) and entry.keys() <= _FIELDS
         fits = fits and isinstance(rows, list) and all(map(_is_degree, rows))
-        if not (fits and _are_names(ones) and _are_names(zeros)):
+        if not (fits and pairs and _are_names(ones) and _are_names(zeros)):
             message = (
                 "expected a linear symmetry as an object with `group`, `kind` and `degrees` (lists of tensor, "
                 f"dimension, number and degree), got {shown(document)}"
             )
             raise FileFormatError(message)
-        return cls(str(group), kinds[0], {Slot(*row[:3]): row[3] for row in rows or ()}, tuple(ones), tuple(zeros))
+        return cls(
+            str(group), kinds[0], {Slot(*row[:3]): row[3] for row in rows or ()}, tuple(ones), tuple(zeros), pairs[0]
+        )
 
 
 @final

@@ -74,14 +74,30 @@ class LinearMaps:
         """Return a transformed tensor; see `act_linearly`.
 
         Args:
-            name: Name of a tensor in the layout.
+            name: Name of a tensor in the layout. It may be one of a stack, if the maps do not depend on the groups of
+                the stack.
             tensor: ``[*lead, *sizes]``.
             dims: Indices of the axes that the trailing dimensions have; all if None.
 
         Returns:
             The transformed tensor; the same object if no map acts on it.
+
+        Raises:
+            InvalidInputError: If the tensor is one of a stack, and a map depends on a group of the stack.
         """
-        return act_linearly(self.symmetry, self.maps, name, tensor, dims=dims)
+        layout = self.symmetry.layout
+        key = layout.key(name)
+        if key != name and key in layout.stacks:
+            count = len(layout.stacks[key].sizes)
+            if any(slot.dim < count for slot, _ in self.acting_on(key)):
+                message = (
+                    f"cannot transform `{name}` alone: maps act on the groups of the stack `{key}`; transform all of "
+                    "its tensors together"
+                )
+                raise InvalidInputError(message)
+            own = range(len(layout.axes[key]) - count) if dims is None else dims
+            dims = [count + index for index in own]
+        return act_linearly(self.symmetry, self.maps, key, tensor, dims=dims)
 
     def require_values(self, tensors: Mapping[str, Tensor]) -> None:
         """Raise if a tensor that must be one, or zero, for a map is not.

@@ -170,7 +170,7 @@ class MapDescent:
             for linear in mixing:
                 similarity = self._similarity(name, known, outer, linear)
                 number = self._symmetry.linear.index(linear)
-                step = mapping(self._symmetry, {number: best_map(linear.kind, similarity)})
+                step = mapping(self._symmetry, {number: best_map(linear.kind, similarity, pairs=linear.pairs)})
                 self._apply(step, {slot.tensor for slot in linear.degrees})
             return
         signs = SignFamilies.of(self._symmetry, name)
@@ -264,8 +264,10 @@ class MapDescent:
         for number, piece in pieces.items():
             # [*middle, H, n, H, n] -> [*middle, H, H, n, n]
             pairs = piece.transpose(-3, -2)
-            kind = mixing[number].kind if number >= 0 else None
-            values = best_value(kind, pairs) if kind is not None else self._assigned(pairs, size)
+            if number >= 0:
+                values = best_value(mixing[number].kind, pairs, pairs=mixing[number].pairs)
+            else:
+                values = self._assigned(pairs, size)
             total += values.reshape(-1, count, count).sum(0) if middle else values
         return total
 

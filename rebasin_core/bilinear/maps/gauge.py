@@ -141,9 +141,8 @@ def _best(
             added[index] = found @ own[0] @ found, inverse @ own[1] @ inverse
         return found, decrease
     if linear.kind is Kind.ROTATION:
-        half = produced.shape[-1] // 2
-        produced = produced[..., :half] + produced[..., half:]
-        consumed = consumed[..., :half] + consumed[..., half:]
+        produced = torch.add(*linear.pairs.parts(produced, -1))
+        consumed = torch.add(*linear.pairs.parts(consumed, -1))
     usable = (produced > 0) & (consumed > 0)
     ratio = torch.where(usable, consumed / produced.clamp_min(torch.finfo(produced.dtype).tiny), 1.0)
     factor = ratio**0.25

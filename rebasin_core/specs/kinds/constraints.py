@@ -277,15 +277,15 @@ class DegreeConstraints:
             self.seen.append(Seen(degree.square_of, Sight.DIAGONAL, reason))
         self.seen.append(Seen(degree, sight, reason, scale))
 
-    def _variables(self, term: AxisTerm) -> Iterator[Variable]:
-        """Yield the variables with degrees in a term."""
+    def _variables(self, term: AxisTerm, above: frozenset[Variable] = frozenset()) -> Iterator[Variable]:
+        """Yield the variables with degrees in a term, whose parts may contain the variables above it again."""
         for factor in substitute(term):
-            if isinstance(factor, Uniform):
+            if isinstance(factor, Uniform) or factor in above:
                 continue
             if factor in self._degrees:
                 yield factor
             for part in (*factor.parts, *self._parts_when_stacked(factor)):
-                yield from self._variables(part)
+                yield from self._variables(part, above | {factor})
 
     def _parts_when_stacked(self, variable: Variable) -> Sequence[AxisTerm]:
         """Return the axis of each part of a stacked tensor that has different axes in each."""

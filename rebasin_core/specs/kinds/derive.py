@@ -64,7 +64,7 @@ class Derivation:
         self._candidates = self._outer_candidates()
 
     def rotated(self) -> Mapping[Slot, PairKey]:
-        """Return the pairs of equal halves, along which constants vary, that admit rotations."""
+        """Return the pairs of units, along which constants vary, that admit rotations."""
         pairs = self._slots.pairs
         found = [own for name, own in self._fixed.items() if self._rotation(name) is not None]
         return {slot: pairs[slot] for own in found for slot in own}
@@ -136,13 +136,15 @@ class Derivation:
         return self._evidence[name].scalings() if is_uniform(self._slots, self._fixed[name]) else []
 
     def _rotation(self, name: str) -> Family | None:
-        """Return the rotations of two equal halves: maps of pairs that commute with all that is done to their units."""
+        """Return the rotations of pairs of units: maps that commute with all that is done to them."""
         own = self._fixed[name]
-        if not is_uniform(self._slots, own) or not all(slot in self._slots.pairs for slot in own):
+        pairings = {self._slots.pairings.get(slot) for slot in own}
+        pairs = pairings.pop()
+        if not is_uniform(self._slots, own) or pairs is None or pairings:
             return None
         found = self._evidence[name].maps()
         is_invertible = found is not None and found.kind is Kind.INVERTIBLE and not found.scales
-        return replace(found, kind=Kind.ROTATION) if found is not None and is_invertible else None
+        return replace(found, kind=Kind.ROTATION, pairs=pairs) if found is not None and is_invertible else None
 
     def _outer_candidates(self) -> dict[str, set[str]]:
         """Return, for fixed groups, the groups that occur exactly once in every cell with them."""

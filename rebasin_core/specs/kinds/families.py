@@ -9,6 +9,7 @@ from rebasin_core.specs.folding import Obstacle
 from rebasin_core.specs.kinds.nullspace import binary_nullspace, independent_of, integer_nullspace
 from rebasin_core.specs.unification.relation import Sight
 from rebasin_core.symmetry.linear import Kind
+from rebasin_core.symmetry.pairs import Pairs
 from rebasin_core.tensors.frozen import FrozenMapping
 
 if TYPE_CHECKING:
@@ -34,12 +35,14 @@ class Family:
         degrees: The degree of every slot that is transformed.
         ones: Slots of scales that must be one.
         zeros: Slots of parameters that must be zero: scales are one plus these parameters.
+        pairs: The units that are a pair, for rotations.
     """
 
     kind: Kind
     degrees: Mapping[Slot, int]
     ones: tuple[Slot, ...] = ()
     zeros: tuple[Slot, ...] = ()
+    pairs: Pairs = Pairs.HALVES
 
     @property
     def scales(self) -> tuple[Slot, ...]:

@@ -90,7 +90,7 @@ class SecondInterpretation:
     ) -> tuple[Slots, RotaryRule, Mapping[str, Rotary]]:
         sights = {**sights_of(self.rules), ROTARY: Sight.LINEAR, ONE_PLUS: Sight.LINEAR}
         slots = Slots(self.first, self.solution, sights, constant=self.constant, is_rotated=is_rotated)
-        rule = RotaryRule(slots.constraints)
+        rule = RotaryRule(slots.constraints, slots.pairings)
         own = {name: slots.terms_of(name, terms) for name, terms in self.terms_of.items()}
         for name in self.constant:
             for term in own[name]:
