@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 from typing_extensions import override
 
-from rebasin_core.api.conversion import PosteriorLike, as_posteriors
+from rebasin_core.api.conversion import PosteriorLike, as_posterior, as_posteriors
 from rebasin_core.api.evaluation import barrier
 from rebasin_core.api.matching import match
 from rebasin_core.barriers.drawing import new_axes
@@ -152,13 +152,13 @@ def barrier_matrix(
 @final
 @dataclass(frozen=True, slots=True)
 class Star:
-    """Loss curves from the barycenter of several posteriors to each of them.
+    """Loss curves from the center of several posteriors to each of them.
 
     Attributes:
-        center: The barycenter.
+        center: The barycenter, or the given center.
         curves: The loss curve from the center (t = 0) to each posterior (t = 1).
         is_barycenter: Whether `center` is the 2-Wasserstein barycenter. If none is registered for these classes of
-            posteriors, it is false and `center` is their `moment_barycenter`.
+            posteriors, it is false and `center` is their `moment_barycenter`. Also false if a center was given.
     """
 
     center: Posterior
@@ -170,14 +170,16 @@ def star(
     networks: Sequence[PosteriorLike],
     task: Task,
     *,
+    center: PosteriorLike | None = None,
     estimator: BarrierEstimator | str | Mapping[str, object] | None = None,
     **options: Any,  # ruff: ignore[any-type] - those of `barrier`
 ) -> Star:
-    """Estimate the loss along the paths from the barycenter of aligned posteriors to each of them.
+    """Estimate the loss along the paths from a center of aligned posteriors to each of them.
 
     Args:
         networks: At least one network or posterior, already aligned with each other.
         task: Model, data and likelihood.
+        center: The center, such as one of `fit_center`; the barycenter of the posteriors if None.
         estimator: As for `barrier`.
         **options: Further arguments of `barrier`.
 
@@ -189,7 +191,14 @@ def star(
     """
     require_task(task)
     posteriors = as_posteriors(networks, model=task.model)
-    center, is_barycenter = barycenter_or_moments(posteriors)
+    middle, is_barycenter = _center(posteriors, center, task)
     held = task.held()
-    curves = [barrier(center, q, held, estimator=estimator, **options) for q in posteriors]
-    return Star(center, tuple(curves), is_barycenter)
+    curves = [barrier(middle, q, held, estimator=estimator, **options) for q in posteriors]
+    return Star(middle, tuple(curves), is_barycenter)
+
+
+def _center(posteriors: Sequence[Posterior], center: PosteriorLike | None, task: Task) -> tuple[Posterior, bool]:
+    """Return the given center or the barycenter, and whether it is the 2-Wasserstein barycenter."""
+    if center is None:
+        return barycenter_or_moments(posteriors)
+    return as_posterior(center, model=task.model), False
