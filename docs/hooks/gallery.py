@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from markdown.extensions.toc import slugify
 from mkdocs.structure.files import File
@@ -26,11 +26,20 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         return files
     parts = [gallery.content_string.rstrip()]
     pages = [file for file in files.documentation_pages() if file.src_uri not in {_PAGE, _HOME}]
-    for page in sorted(pages, key=lambda file: (not file.src_uri.startswith("tutorials/"), file.src_uri)):
+    order = {path: index for index, path in enumerate(_paths(config.nav))}
+    for page in sorted(pages, key=lambda file: order.get(file.src_uri, len(order))):
         parts += _section(page.src_uri, re.sub(r"^```.*?^```", "", page.content_string, flags=re.DOTALL | re.MULTILINE))
     files.remove(gallery)
     files.append(File.generated(config, _PAGE, content="\n\n".join(parts) + "\n"))
     return files
+
+
+def _paths(nav: Any) -> list[str]:
+    """Return the pages of the navigation in their order."""
+    if isinstance(nav, str):
+        return [nav]
+    entries = nav.values() if isinstance(nav, dict) else nav or []
+    return [path for entry in entries for path in _paths(entry)]
 
 
 def _section(path: str, text: str) -> list[str]:
@@ -48,7 +57,7 @@ def _section(path: str, text: str) -> list[str]:
         link = f"[{image}]({target})"
         cards[f"{target} {alt}"] = cards.get(f"{target} {alt}", "") + link
     lines = [f"-   {links}\n\n    {key.partition(' ')[2]}." for key, links in cards.items()]
-    return [f"## {headings[0][1]}", '<div class="grid cards figures" markdown>', "\n".join(lines), "</div>"]
+    return [f"## {headings[0][1]}", '<div class="grid cards figures" markdown>', "\n\n".join(lines), "</div>"]
 
 
 def _plain(heading: str) -> str:

@@ -84,7 +84,12 @@ def _executed(source: str, name: str, cache: Path) -> Any:
         # The kernel is reached through files, not through network ports.
         local = Config({"AsyncKernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
         client = NotebookClient(
-            notebook, timeout=_TIMEOUT, startup_timeout=_TIMEOUT, kernel_name="python3", resources=resources, config=local
+            notebook,
+            timeout=_TIMEOUT,
+            startup_timeout=_TIMEOUT,
+            kernel_name="python3",
+            resources=resources,
+            config=local,
         )
         try:
             client.execute()
@@ -155,7 +160,7 @@ def _text(output: Any) -> list[str]:
         text = data["text/plain"]
     # A call that draws returns axes, legends or lines, which are in the figure.
     is_shown = text.strip() and "<matplotlib." not in text and not text.startswith(("Text(", "(0."))
-    return [f"```text {{ .output }}\n{text.rstrip()}\n```"] if is_shown else []
+    return [f"```{{ .text .output }}\n{text.rstrip()}\n```"] if is_shown else []
 
 
 def _caption(following: str, name: str, code: str) -> str:
