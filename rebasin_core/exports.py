@@ -21,6 +21,7 @@ NAMES = {
         "barrier_matrix",
         "build",
         "discrepancy",
+        "fit_curve",
         "fold",
         "function_discrepancy",
         "greedy_soup",

@@ -96,10 +96,11 @@ def canonical_form(
         symmetry = Symmetry(whole.layout, tuple(symmetry), whole.unpermuted)
     # In single precision the descents would not converge to their tolerances.
     buffers = symmetry.layout.buffers or ()
-    parameters = {n: t.double().cpu() for n, t in copied(tensors).items() if t.is_floating_point() and n not in buffers}
+    own = {n: t.double().cpu() for n, t in copied(tensors).items() if t.is_floating_point()}
+    parameters = symmetry.layout.stacked({name: tensor for name, tensor in own.items() if name not in buffers})
     element = minimal_norm_element(symmetry, parameters)
     balanced = element.apply(parameters)
-    every = {n: t.double().cpu() for n, t in tensors.items() if n in buffers and t.is_floating_point()} | balanced
+    every = {**symmetry.layout.stacked({name: t for name, t in own.items() if name in buffers}), **balanced}
     permutation = _sorting(symmetry, every)
     element = element.compose(permutation)
     element = element.compose(orienting_element(symmetry, permutation.apply(balanced)))

@@ -14,7 +14,7 @@ from rebasin_core.symmetry.cell import atom_rows
 from rebasin_core.symmetry.symmetry_element import SymmetryElement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     import torch
     from torch import Tensor
@@ -188,9 +188,8 @@ def network_distances(
     indices = {name: index.to(device=device) for name, index in permuted.items()}
     maps = element.linear_maps if isinstance(element, SymmetryElement) else None
     found: dict[str, Distance] = {}
-    for name, tensor in reference.items():
-        if name in candidate and name in layout.axes and _is_number(tensor) and _is_number(candidate[name]):
-            own = candidate[name]
+    for name, (tensor, own) in _compared(layout, reference, candidate):
+        if _is_number(tensor) and _is_number(own):
             terms = terms_of(layout.axes[name], tensor.unsqueeze(0), own.unsqueeze(0), device=device)
             found[name] = _distance(layout, indices, terms, tensor.numel())
             if maps is not None and maps.acting_on(name):
@@ -203,6 +202,20 @@ def network_distances(
     acting = {name: {atom.group for row in atom_rows(layout.axes[name]) for atom in row} for name in found}
     groups = {group: tuple(name for name in found if group in acting[name]) for group in layout.groups}
     return NetworkDistances(found, groups)
+
+
+def _compared(
+    layout: Layout, reference: Mapping[str, Tensor], candidate: Mapping[str, Tensor]
+) -> Iterator[tuple[str, tuple[Tensor, Tensor]]]:
+    """Yield the tensors that both networks have, by the names in the axes of the layout; one stack at a time."""
+    for name in reference:
+        stack = layout.stacks.get(layout.key(name))
+        if stack is None and name in candidate and name in layout.axes:
+            yield name, (reference[name], candidate[name])
+        elif stack is not None and name == stack.members[0] and all(m in candidate for m in stack.members):
+            key = layout.key(name)
+            sides = [layout.stacked({m: side[m] for m in stack.members})[key] for side in (reference, candidate)]
+            yield key, (sides[0], sides[1])
 
 
 def _distance(layout: Layout, indices: Mapping[str, Tensor], terms: Iterable[Term], size: int) -> Distance:

@@ -128,7 +128,7 @@ class _Orientation:
         """Return the rotations of pairs for which the sum at the first slot, as a complex number, is positive."""
         for slot, is_restricted in self._ordered(linear.degrees, linear.group, remaining):
             sums = self._sums(slot, linear.group, remaining if is_restricted else ())
-            first, second = sums.chunk(2, -1)
+            first, second = linear.pairs.parts(sums, -1)
             size = torch.hypot(first, second)
             if bool((size > 0).all()):
                 return torch.stack([first / size, -second / size], -1)

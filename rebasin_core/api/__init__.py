@@ -11,6 +11,7 @@ from rebasin_core.api.checkpoints import (
     spec_of,
 )
 from rebasin_core.api.conversion import as_posterior, load_posterior, write_back
+from rebasin_core.api.curves import fit_curve
 from rebasin_core.api.discrepancies import discrepancy, function_discrepancy
 from rebasin_core.api.evaluation import barrier, score
 from rebasin_core.api.folding import Folded, fold
@@ -42,6 +43,7 @@ __all__ = [
     "barrier_matrix",
     "build",
     "discrepancy",
+    "fit_curve",
     "fold",
     "function_discrepancy",
     "greedy_soup",

@@ -86,7 +86,8 @@ def as_posterior(
     if spec is not None:
         # If the specification does not list buffers: a permuted buffer of integers is a quantized weight.
         buffers = posterior.buffers
-        permuted = {name: buffers[name] for name in spec.layout.moved if name in buffers}
+        moved = set(spec.layout.moved)
+        permuted = {name: tensor for name, tensor in buffers.items() if spec.layout.key(name) in moved}
         require_numbers(permuted if names is None or names.buffers is None else {}, "the network")
     return posterior if model is None else _completed(posterior, model)
 
@@ -279,9 +280,27 @@ def _permuted_layers(permutation: Permutation, module: nn.Module, layout: Bayesi
     parameter_names = {name: own for name in tensors if (own := plain.get(name, name)) is not None}
     permutation.layout.check({own: tensors[name] for name, own in parameter_names.items()}, "the module")
     with torch.no_grad():
-        for name, own in parameter_names.items():
-            tensors[name].copy_(permutation.apply({own: tensors[name]})[own])
+        for name, tensor in _permuted_fields(permutation, tensors, parameter_names).items():
+            tensors[name].copy_(tensor)
     return permuted
+
+
+def _permuted_fields(
+    permutation: Permutation, tensors: Mapping[str, Tensor], names: Mapping[str, str]
+) -> dict[str, Tensor]:
+    """Return the permuted tensors of Bayesian layers; several can parameterize the weight of one name."""
+    fields: list[dict[str, str]] = []
+    for name, own in names.items():
+        field = next((field for field in fields if own not in field), None)
+        if field is None:
+            fields.append({own: name})
+        else:
+            field[own] = name
+    found: dict[str, Tensor] = {}
+    for field in fields:
+        permuted = permutation.apply({own: tensors[name] for own, name in field.items()})
+        found |= {field[own]: tensor for own, tensor in permuted.items()}
+    return found
 
 
 transform_foreign_by(_transformed_copy)

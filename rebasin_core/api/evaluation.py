@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 from rebasin_core.api.conversion import PosteriorLike, as_posterior
 from rebasin_core.barriers.base import BarrierEstimator
 from rebasin_core.barriers.notes import warn_of
+from rebasin_core.barriers.paths.curve import GivenCurvePath
 from rebasin_core.evaluation.evaluator import Evaluator
 from rebasin_core.evaluation.scores import PredictiveScores
 from rebasin_core.evaluation.task import require_task
+from rebasin_core.evaluation.user_metrics import as_metric
+from rebasin_core.landscapes.curve import Curve
 from rebasin_core.tensors.noise import random_seed
 
 if TYPE_CHECKING:
@@ -19,9 +22,9 @@ if TYPE_CHECKING:
 
     from rebasin_core.barriers.curve import LossCurve
     from rebasin_core.barriers.paths.base import Path
-    from rebasin_core.evaluation.metric import Metric
     from rebasin_core.evaluation.networks import EvaluationOptions
     from rebasin_core.evaluation.task import Task
+    from rebasin_core.evaluation.user_metrics import MetricLike
 
 
 def barrier(  # ruff: ignore[too-many-arguments] - shorthands for the options that are set most often
@@ -34,8 +37,8 @@ def barrier(  # ruff: ignore[too-many-arguments] - shorthands for the options th
     num_samples: int | None = None,
     error: float | None = None,
     relative_error: float | None = None,
-    path: Path | str | Mapping[str, object] | None = None,
-    metric: Metric | str | Mapping[str, object] | None = None,
+    path: Path | Curve | str | Mapping[str, object] | None = None,
+    metric: MetricLike | None = None,
     generator: torch.Generator | None = None,
     progress: bool = False,
 ) -> LossCurve:
@@ -55,8 +58,10 @@ def barrier(  # ruff: ignore[too-many-arguments] - shorthands for the options th
         error: Requested error of the barrier, in units of the metric, instead of numbers of points and samples: they
             are added until the Monte Carlo error is at most this, or a quarter of the error from the finite dataset.
         relative_error: The same, divided by the barrier.
-        path: Path between the posteriors; overrides the option of the estimator.
-        metric: Metric in place of the negative log likelihood; overrides the option of the estimator.
+        path: Path between the posteriors, or the trained curve between two single networks (`fit_curve`); overrides the
+            option of the estimator.
+        metric: Metric in place of the negative log likelihood: a name, a `Metric`, a metric of torchmetrics, or a
+            function (see `as_metric`); overrides the option of the estimator.
         generator: Random number generator; seeded with 0 if None.
         progress: Whether to show a progress bar.
 
@@ -86,19 +91,20 @@ def barrier(  # ruff: ignore[too-many-arguments] - shorthands for the options th
         "num_samples": num_samples,
         "error": error,
         "relative_error": relative_error,
-        "path": path,
-        "metric": metric,
+        "path": GivenCurvePath.through(path) if isinstance(path, Curve) else path,
+        "metric": None if metric is None else as_metric(metric),
     }
     options = {name: value for name, value in shorthands.items() if value is not None}
     return chosen.with_options(**options).estimate(first, second, task, generator=generator, progress=progress)
 
 
-def score(
+def score(  # ruff: ignore[too-many-arguments] - options with defaults
     posterior: PosteriorLike,
     task: Task,
     *,
     num_samples: int = 64,
     target_scale: Sequence[float] = (),
+    metrics: Sequence[MetricLike] = (),
     evaluation: EvaluationOptions | None = None,
     generator: torch.Generator | None = None,
 ) -> PredictiveScores:
@@ -110,6 +116,7 @@ def score(
         num_samples: Number of posterior samples, at least 1; a single network is run once.
         target_scale: Numbers by which the dimensions of the targets were divided (`Target.scale` of a dataset), for
             scores in the original units in addition.
+        metrics: Further metrics to add to the scores, as for `barrier`.
         evaluation: How sampled networks are evaluated: method, precision, sample allocation.
         generator: Random number generator; seeded with 0 if None.
 
@@ -133,6 +140,8 @@ def score(
     distribution = as_posterior(posterior, model=task.model)
     seed = 0 if generator is None else random_seed(generator)
     evaluator = Evaluator(task, distribution, num_samples=num_samples, seed=seed, options=evaluation)
-    scores = PredictiveScores.estimate(evaluator, distribution, target_scale=target_scale)
+    scores = PredictiveScores.estimate(
+        evaluator, distribution, target_scale=target_scale, metrics=[as_metric(metric) for metric in metrics]
+    )
     warn_of(scores.notes, stacklevel=2)
     return scores

@@ -90,8 +90,8 @@ class Architecture(Strategy):
             SpecError: If the model has other tensors than a network of this architecture.
         """
         spec = self._spec(model)
-        if set(spec.axes) != set(named_tensors(model)):
-            different = sorted(set(spec.axes) ^ set(named_tensors(model)))
+        if set(spec.layout.tensors) != set(named_tensors(model)):
+            different = sorted(set(spec.layout.tensors) ^ set(named_tensors(model)))
             message = f"expected a model of `{type(self).__name__}`, got different tensors: {different}"
             raise SpecError(message)
         return spec

@@ -3,12 +3,14 @@
 from rebasin_core.barriers.adjustment import PathAdjustment
 from rebasin_core.barriers.base import BarrierEstimator, BarrierProblem
 from rebasin_core.barriers.curve import LossCurve
-from rebasin_core.barriers.curved import CurvedBarrier
+from rebasin_core.barriers.curved import AbstractCurveBarrier, CurvedBarrier
+from rebasin_core.barriers.elastic_band import ElasticBandBarrier
 from rebasin_core.barriers.marginalized import MarginalizedBarrier
 from rebasin_core.barriers.path_barrier import AbstractNetworkBarrier, AbstractPathBarrier
 from rebasin_core.barriers.paths import (
     AutoPath,
     CoupledPath,
+    CurvePath,
     MixturePath,
     MomentsPath,
     Path,
@@ -21,13 +23,16 @@ from rebasin_core.barriers.repaired import AbstractAdjustedBarrier, RepairBarrie
 
 __all__ = [
     "AbstractAdjustedBarrier",
+    "AbstractCurveBarrier",
     "AbstractNetworkBarrier",
     "AbstractPathBarrier",
     "AutoPath",
     "BarrierEstimator",
     "BarrierProblem",
     "CoupledPath",
+    "CurvePath",
     "CurvedBarrier",
+    "ElasticBandBarrier",
     "LossCurve",
     "MarginalizedBarrier",
     "MixturePath",

@@ -19,10 +19,9 @@ from rebasin_core.tensors.noise import random_seed
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from torch import Tensor
-
     from rebasin_core.barriers.adjustment import PathAdjustment
     from rebasin_core.barriers.curve import LossCurve
+    from rebasin_core.evaluation.batches import Batch
     from rebasin_core.evaluation.task import Task
     from rebasin_core.posteriors.base import Posterior
 
@@ -47,7 +46,7 @@ class BarrierProblem:
     task: HeldTask
     seed: int
     progress: bool
-    calibration: Sequence[tuple[Tensor, Tensor]]
+    calibration: Sequence[Batch]
     adjustment: PathAdjustment | None = None
 
     def adjusted(self, adjustment: PathAdjustment) -> BarrierProblem:
@@ -137,13 +136,29 @@ class BarrierEstimator(Strategy):
         Raises:
             InvalidInputError: If the posteriors, the model and the data do not match, or a loss is not finite.
         """
+        problem = self._problem(reference, candidate, task, generator=generator, progress=progress)
+        curve = self.solve(problem)
+        warn_of(curve.notes, stacklevel=2)
+        return curve
+
+    @final
+    def _problem(  # ruff: ignore[no-self-use] - called on the estimator by its subclasses
+        self,
+        reference: Posterior,
+        candidate: Posterior,
+        task: Task,
+        *,
+        generator: torch.Generator | None = None,
+        progress: bool = False,
+    ) -> BarrierProblem:
+        """Return the checked problem; the arguments are those of `estimate`."""
         require_same_tensors(reference.mean, candidate.mean, "the candidate")
         generator = generator or torch.Generator().manual_seed(0)
         functional = FunctionalModel(task.model, device=reference.device, dtype=reference.dtype)
         for posterior, role in ((reference, "the reference"), (candidate, "the candidate")):
             functional.check({**posterior.mean, **posterior.buffers}, role)
         batches = held_batches(functional, task.data)
-        problem = BarrierProblem(
+        return BarrierProblem(
             reference=reference,
             candidate=candidate.to(device=reference.device, dtype=reference.dtype),
             task=HeldTask(functional, batches, Likelihood.of(task.likelihood)),
@@ -151,9 +166,6 @@ class BarrierEstimator(Strategy):
             progress=progress,
             calibration=batches if task.calibration is None else held_batches(functional, task.calibration),
         )
-        curve = self.solve(problem)
-        warn_of(curve.notes, stacklevel=2)
-        return curve
 
     @final
     def solve(self, problem: BarrierProblem) -> LossCurve:

@@ -149,7 +149,7 @@ class LossCurve:
             location=t[max(range(len(t)), key=heights.__getitem__)],
             metric=metric.name,
             height_bias=excess("bias", *pairs[top]).item(),
-            label=metric.label,
+            label=metric.title,
             unit=metric.unit,
             degrees=degrees_of_freedom(influence, independent=estimates[top].independent) if random else 0.0,
             baseline=baseline,

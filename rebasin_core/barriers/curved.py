@@ -1,47 +1,105 @@
-"""Curved paths between two networks, with one trained bend (mode connectivity)."""
+"""Trained curves between two networks (mode connectivity)."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, final
+from typing import TYPE_CHECKING, ClassVar, Literal, final
 
 import torch
-from pydantic import NonNegativeInt, PositiveFloat
-from tqdm import tqdm
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from typing_extensions import override
 
 from rebasin_core.barriers.path_barrier import AbstractNetworkBarrier
-from rebasin_core.errors import InvalidInputError
-from rebasin_core.evaluation.predictive import batch_weights
-from rebasin_core.posteriors.interpolation import interpolate_buffers
-from rebasin_core.posteriors.point import PointPosterior
+from rebasin_core.landscapes.curve import Curve, CurveKind, curve_weights
+from rebasin_core.landscapes.fitting import FitSettings, fit_points, fitting_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from torch import Tensor
-
     from rebasin_core.barriers.base import BarrierProblem
+    from rebasin_core.evaluation.predictive import HeldTask
+    from rebasin_core.evaluation.task import Task
     from rebasin_core.posteriors.base import Posterior
 
-CurveKind: TypeAlias = Literal["bezier", "polygon"]
+_REASON = "the curve is trained and not a straight line"
+
+
+class AbstractCurveBarrier(AbstractNetworkBarrier):
+    """Loss along a trained curve between the means of two posteriors.
+
+    Laws:
+        - *Endpoints*: the curve connects the mean of the reference (t = 0) with the mean of the candidate (t = 1).
+    """
+
+    exempt_laws: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("equal_endpoints", "closed_form_on_a_quadratic", "reversal"), _REASON
+    )
+
+    @final
+    def fit(
+        self,
+        reference: Posterior,
+        candidate: Posterior,
+        task: Task,
+        *,
+        generator: torch.Generator | None = None,
+        progress: bool = False,
+    ) -> Curve:
+        """Return the trained curve; `estimate` returns the loss along it.
+
+        Args:
+            reference: The posterior whose mean is at t = 0; sets device and dtype.
+            candidate: The posterior whose mean is at t = 1.
+            task: Model, data and likelihood. The curve is trained on its calibration data, which should be training
+                data.
+            generator: Random number generator; seeded with 0 if None.
+            progress: Whether to show a progress bar.
+
+        Returns:
+            The curve.
+
+        Raises:
+            InvalidInputError: If the posteriors, the model and the data do not match.
+            DivergenceError: If training diverges.
+        """
+        problem = self._problem(reference, candidate, task, generator=generator, progress=progress)
+        with torch.no_grad():
+            return self._curve(problem)
+
+    @abstractmethod
+    def _curve(self, problem: BarrierProblem) -> Curve:
+        """Train the curve.
+
+        Args:
+            problem: Two posteriors, the task, and the options of the call; gradients are disabled.
+
+        Returns:
+            The curve, from the mean of the reference to that of the candidate.
+        """
+
+    @final
+    @override
+    def _path(self, problem: BarrierProblem) -> Callable[[float], Posterior]:
+        return self._curve(problem).at
 
 
 @final
-class CurvedBarrier(AbstractNetworkBarrier):
-    r"""Loss along a trained curve between the means of two posteriors.
+class CurvedBarrier(AbstractCurveBarrier):
+    r"""Loss along a trained curve between the means of two posteriors, with one or several bends.
 
-    The curve has one bend $\theta_b$, initialized at the midpoint of ``path``:
+    The points $\theta_1 \dots \theta_{n-1}$ are initialized on ``path`` at $t = k / n$ and trained:
 
-    $$ \text{bezier: } (1-t)^2 \theta_0 + 2 t (1-t)\, \theta_b + t^2 \theta_1, \qquad
-       \text{polygon: } \theta_0 \to \theta_b \to \theta_1 \text{ on two straight lines,} $$
+    $$ \text{bezier: } \theta(t) = \sum_{k=0}^n \binom{n}{k} t^k (1-t)^{n-k}\, \theta_k, \qquad
+       \text{polygon: } \theta_0 \to \theta_1 \to \dots \to \theta_n \text{ on straight lines} $$
 
-    The bend minimizes the expected loss at uniform $t$ on the calibration data, which should be training data. A low
-    barrier along the curve shows that the networks are connected, not that they are equivalent up to symmetries.
+    They minimize the expected loss at uniform $t$ on the calibration data, which should be training data. A low barrier
+    along the curve shows that the networks are connected, not that they are equivalent up to symmetries. In training,
+    batch-normalization layers use the statistics of the batch; combine with `ResetBarrier` for such networks.
 
     Raises:
         ConfigError: If an option is invalid.
-        InvalidInputError: On estimation, if training diverges.
+        DivergenceError: On estimation, if training diverges.
 
     References:
         T. Garipov et al. (2018), "Loss surfaces, mode connectivity, and fast ensembling of DNNs", NeurIPS, arXiv
@@ -49,6 +107,7 @@ class CurvedBarrier(AbstractNetworkBarrier):
 
     Examples:
         >>> import torch
+        >>> from rebasin_core.posteriors import PointPosterior
         >>> model = torch.nn.Linear(1, 2, bias=False)
         >>> a, b = (PointPosterior({"weight": torch.tensor([[v], [0.0]])}) for v in (-1.0, 1.0))
         >>> data = [(torch.ones(1, 1), torch.tensor([0]))]
@@ -57,67 +116,43 @@ class CurvedBarrier(AbstractNetworkBarrier):
         0.0
     """
 
-    exempt_laws: ClassVar[Mapping[str, str]] = dict.fromkeys(
-        ("equal_endpoints", "closed_form_on_a_quadratic", "reversal"), "the curve is trained and not a straight line"
-    )
-
     name: Literal["curved"] = "curved"
 
     kind: CurveKind = "bezier"
-    """Form of the curve: ``bezier`` or ``polygon``, each with one trained bend."""
+    """Form of the curve: ``bezier`` (of degree ``num_bends + 1``), or ``polygon``."""
+
+    num_bends: PositiveInt = 1
+    """Number of trained points between the endpoints."""
 
     epochs: NonNegativeInt = 10
     """Number of passes over the calibration data."""
 
     learning_rate: PositiveFloat = 1e-3
-    """Learning rate of Adam."""
+    """Initial learning rate of Adam; it decreases to zero along a half cosine."""
 
     @override
-    def _path(self, problem: BarrierProblem) -> Callable[[float], Posterior]:
-        reference = problem.reference
-        candidate = problem.candidate
-        bend = self._trained(problem)
+    def _curve(self, problem: BarrierProblem) -> Curve:
+        line = self._networks(problem)
+        count = self.num_bends + 2
+        start = [line(index / (count - 1)) for index in range(1, count - 1)]
+        endpoints = line(0.0), line(1.0)
 
-        def point(t: float) -> Posterior:
-            mean = _at(self.kind, t, reference.mean, bend, candidate.mean)
-            return PointPosterior(mean, buffers=interpolate_buffers(reference.buffers, candidate.buffers, t))
+        def draw(generator: torch.Generator) -> list[float]:
+            weights = curve_weights(self.kind, count, torch.rand((), generator=generator).item())
+            return [weights[0], weights[-1], *weights[1:-1]]
 
-        return point
-
-    def _trained(self, problem: BarrierProblem) -> dict[str, Tensor]:
-        """Return the parameters of the trained bend."""
-        first = problem.reference.mean
-        last = problem.candidate.mean
-        bend = {name: tensor.requires_grad_() for name, tensor in self._networks(problem)(0.5).mean.items()}
-        optimizer = torch.optim.Adam(list(bend.values()), lr=self.learning_rate)
-        generator = torch.Generator().manual_seed(problem.seed)
-        weights = batch_weights(problem.calibration)
-        for _ in tqdm(range(self.epochs), desc="bend", unit="epoch", leave=False, disable=not problem.progress):
-            for (inputs, targets), weight in zip(problem.calibration, weights, strict=True):
-                t = torch.rand((), generator=generator).item()
-                with torch.enable_grad():
-                    buffers = interpolate_buffers(problem.reference.buffers, problem.candidate.buffers, t)
-                    outputs = problem.task.model({**_at(self.kind, t, first, bend, last), **buffers}, inputs)
-                    problem.task.likelihood.check(outputs, targets)
-                    loss = -problem.task.likelihood.log_prob(outputs, targets).mean()
-                    optimizer.zero_grad()
-                    (weight * loss).backward()
-                if not bool(torch.isfinite(loss)):
-                    message = f"training the bend diverged (loss {loss.item()}); lower the learning rate"
-                    raise InvalidInputError(message)
-                optimizer.step()
-        return {name: tensor.detach() for name, tensor in bend.items()}
+        settings = FitSettings(self.epochs, self.learning_rate, problem.seed, problem.progress, "bends")
+        fitted = fit_points(training_task(problem), endpoints, start, draw, settings)
+        return Curve(self.kind, (endpoints[0], *fitted.points, endpoints[1]), fitted.history)
 
 
-def _at(
-    kind: CurveKind, t: float, first: Mapping[str, Tensor], bend: Mapping[str, Tensor], last: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """Return the parameters at t of a curve."""
-    if kind == "bezier":
-        coefficients = (1 - t) ** 2, 2 * t * (1 - t), t**2
-    else:
-        coefficients = max(1 - 2 * t, 0.0), 1 - abs(2 * t - 1), max(2 * t - 1, 0.0)
-    return {
-        name: coefficients[0] * tensor + coefficients[1] * bend[name] + coefficients[2] * last[name]
-        for name, tensor in first.items()
-    }
+def training_task(problem: BarrierProblem) -> HeldTask:
+    """Return the task of training on the calibration data of a problem.
+
+    Args:
+        problem: The problem.
+
+    Returns:
+        The task, with batch-normalization layers that use the statistics of the batch.
+    """
+    return fitting_task(problem.task.model.module, problem.calibration, problem.task.likelihood, like=problem.reference)

@@ -89,10 +89,11 @@ class CoordinateDescent:
     ) -> None:
         self._layout = layout
         self._solver = solver or default_solver()
+        stacked = layout.stacked(candidate)
         terms = [
             term
-            for name, tensor in reference.items()
-            for term in terms_of(layout.axes[name], tensor, candidate[name], device=device)
+            for name, tensor in layout.stacked(reference).items()
+            for term in terms_of(layout.axes[name], tensor, stacked[name], device=device)
         ]
         self._terms = joined([term for term in terms if term.groups])
         target = device or (self._terms[0].reference.device if self._terms else CPU)

@@ -52,6 +52,7 @@ def unit_similarities(
         The similarities of every group that is not nested in another one.
     """
     solver = CoordinateDescent(layout, _one_channel(reference), _one_channel(candidate))
+    reference, candidate = layout.stacked(reference), layout.stacked(candidate)
     found: dict[str, UnitSimilarity] = {}
     for name, group in layout.groups.items():
         if group.within is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
@@ -13,6 +14,7 @@ from torch.func import functional_call
 from typing_extensions import override
 
 from rebasin_core.errors import InvalidInputError
+from rebasin_core.specs.checking.precision import FullPrecision
 from rebasin_core.tensors.checks import shorten
 from rebasin_core.tensors.modules import marked_as_parameter_, named_tensors, shared_copy, unsaved_buffers
 from rebasin_core.tensors.trees import tree_map, tree_tensors
@@ -90,9 +92,10 @@ def function_difference(
         first: All parameters and saved buffers by name, mapped to memory for example.
         second: Returns the tensor of the second set by name; it is called whenever an operator uses the tensor.
         inputs: Positional and keyword inputs.
-        dtype: Dtype in which the model computes, on tensors converted to it one at a time. If None, float64 for tensors
-            in float64, and float32 for all others: in bfloat16, rounding can hide a wrong permutation. If the model
-            does not run in this dtype, it runs in float32.
+        dtype: Dtype in which the model computes, on tensors converted to it one at a time. In float64, casts to lower
+            precision inside the model are disabled. If None, float64 for tensors in float64, and float32 for all
+            others: in bfloat16, rounding can hide a wrong permutation. If the model does not run in this dtype, it
+            runs in float32.
         device: Device on which the operators run; tensors are copied to it one at a time.
 
     Returns:
@@ -161,7 +164,9 @@ class _Comparison:
             name: self._deferred(name, tensor, produce, dtype, jitter=jitter) for name, tensor in self._given.items()
         }
         args, kwargs = tree_map(lambda leaf: self._input(leaf, dtype), self._inputs)
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        # Casts to single precision, as in many normalizations, would round the two networks differently.
+        precision = FullPrecision() if dtype == torch.float64 else nullcontext()
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), precision:
             torch.manual_seed(0)  # of models that are random in evaluation mode
             output = functional_call(self._module, {**self._kept, **deferred}, args, dict(kwargs))
             found = [tensor.detach().to("cpu") for tensor in tree_tensors(output) if tensor.is_floating_point()]

@@ -15,6 +15,7 @@ from rebasin_core.data.examples import Examples
 from rebasin_core.errors import ConfigError, InvalidInputError
 from rebasin_core.evaluation.batches import checked_batches
 from rebasin_core.isolation import isolated, load_object
+from rebasin_core.tensors.inputs import concatenated
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,4 +105,8 @@ def _examples(found: object, source: str) -> Examples:
     if not pairs:
         message = f"expected {source} to return {_FORMS}; got no examples"
         raise InvalidInputError(message)
-    return Examples(torch.cat([inputs for inputs, _ in pairs]), torch.cat([targets for _, targets in pairs]))
+    inputs = concatenated([inputs for inputs, _ in pairs])
+    if not isinstance(inputs, Tensor):
+        message = f"expected {source} to return {_FORMS}, with one input tensor; got batches with inputs {inputs}"
+        raise InvalidInputError(message)
+    return Examples(inputs, torch.cat([targets for _, targets in pairs]))

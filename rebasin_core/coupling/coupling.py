@@ -70,10 +70,11 @@ class Coupling:
             InvalidInputError: If a tensor does not fit the candidate's layout.
         """
         self.candidate_layout.check(candidate, "the candidate")
-        return {
+        mapped = {
             name: self.map_tensor(name, tensor) if tensor.is_floating_point() else tensor.clone()
-            for name, tensor in candidate.items()
+            for name, tensor in self.candidate_layout.stacked(candidate).items()
         }
+        return self.layout.unstacked(mapped) if self.layout.stacks else mapped
 
     def map_tensor(self, name: str, tensor: Tensor, *, skip: Collection[int] = ()) -> Tensor:
         """Map one tensor of the candidate to the reference's shape.

@@ -6,6 +6,7 @@ from rebasin_core.data.digits import DigitsSource
 from rebasin_core.data.examples import Examples, TensorBatches
 from rebasin_core.data.mnist import AbstractIdxSource, FashionMNISTSource, MNISTSource, Publication
 from rebasin_core.data.uci import UCISource
+from rebasin_core.data.unpacked import UnpackedBatches
 
 __all__ = [
     "AbstractIdxSource",
@@ -20,4 +21,5 @@ __all__ = [
     "Target",
     "TensorBatches",
     "UCISource",
+    "UnpackedBatches",
 ]

@@ -1,17 +1,22 @@
 """Evaluation of posteriors: predictions, losses with standard errors, metrics, and REPAIR."""
 
 from rebasin_core.evaluation.allocation import Allocation, Stratum
+from rebasin_core.evaluation.batches import Batch, Batches, checked_batches
 from rebasin_core.evaluation.effect import AlignmentEffect, Keep, MidpointEvaluator
+from rebasin_core.evaluation.elements import Elements
 from rebasin_core.evaluation.evaluator import Evaluator
 from rebasin_core.evaluation.functional import FunctionalModel
 from rebasin_core.evaluation.likelihood import Likelihood, TargetKind
 from rebasin_core.evaluation.likelihoods import (
     AbstractRegressionLikelihood,
+    BernoulliLikelihood,
     CategoricalLikelihood,
     GaussianLikelihood,
     HeteroscedasticGaussianLikelihood,
+    PoissonLikelihood,
 )
 from rebasin_core.evaluation.loss import LossEstimate
+from rebasin_core.evaluation.losses import LikelihoodLike, as_likelihood
 from rebasin_core.evaluation.metric import AbstractPredictionMetric, AbstractSampleMetric, Metric, MetricValues
 from rebasin_core.evaluation.metrics import (
     BrierMetric,
@@ -35,7 +40,10 @@ from rebasin_core.evaluation.reading import ModelReading, Role, WeightUse
 from rebasin_core.evaluation.repair import ActivationMoments, ActivationRepair, UnitMaps
 from rebasin_core.evaluation.scores import PredictiveScores
 from rebasin_core.evaluation.stratified import StratifiedPredictor
-from rebasin_core.evaluation.task import Batches, Task
+from rebasin_core.evaluation.task import Task
+from rebasin_core.evaluation.user_metrics import MetricLike, MetricObject, as_metric
+from rebasin_core.tensors.inputs import AnyInputs, ModelInputs
+from rebasin_core.tensors.outputs import OutputChoice, with_output
 
 __all__ = [
     "AbstractPredictionMetric",
@@ -46,9 +54,13 @@ __all__ = [
     "AlignmentEffect",
     "Allocation",
     "AllocationName",
+    "AnyInputs",
+    "Batch",
     "Batches",
+    "BernoulliLikelihood",
     "BrierMetric",
     "CategoricalLikelihood",
+    "Elements",
     "ErrorMetric",
     "EvaluationOptions",
     "Evaluator",
@@ -59,13 +71,19 @@ __all__ = [
     "HeteroscedasticGaussianLikelihood",
     "Keep",
     "Likelihood",
+    "LikelihoodLike",
     "LossEstimate",
     "MethodName",
     "Metric",
+    "MetricLike",
+    "MetricObject",
     "MetricValues",
     "MidpointEvaluator",
+    "ModelInputs",
     "ModelReading",
     "NLLMetric",
+    "OutputChoice",
+    "PoissonLikelihood",
     "PrecisionName",
     "Predictions",
     "PredictiveScores",
@@ -79,8 +97,11 @@ __all__ = [
     "UnitMaps",
     "WeightUse",
     "agreement",
+    "as_likelihood",
+    "as_metric",
     "auroc",
     "brier_score",
+    "checked_batches",
     "expected_calibration_error",
     "gaussian_mixture_crps",
     "held_batches",
@@ -89,4 +110,5 @@ __all__ = [
     "refreshed_buffers",
     "reliability",
     "total_variation",
+    "with_output",
 ]

@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, final
 import torch
 
 from rebasin_core.errors import InvalidInputError
+from rebasin_core.tensors.inputs import concatenated
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
+
+    from rebasin_core.evaluation.batches import Batch
+
 
 MIN_SAMPLES = 4
 """Minimum number of samples of an example, and number of pilot samples: two antithetic pairs, as an error needs two."""
@@ -36,7 +40,7 @@ class Stratum:
     """
 
     rows: Tensor
-    batches: Sequence[tuple[Tensor, Tensor]]
+    batches: Sequence[Batch]
     num_samples: int
 
 
@@ -62,9 +66,7 @@ class Allocation:
     strata: Sequence[Stratum]
 
     @classmethod
-    def of(
-        cls, errors: Tensor, losses: Tensor, batches: Sequence[tuple[Tensor, Tensor]], num_samples: int
-    ) -> Allocation:
+    def of(cls, errors: Tensor, losses: Tensor, batches: Sequence[Batch], num_samples: int) -> Allocation:
         """Return the allocation for the variances and losses of a pilot.
 
         Args:
@@ -91,14 +93,14 @@ class Allocation:
         squares = errors.to(stddev)[order].square()
         stddev[order] = torch.lerp(_moving_average(squares), squares, _OWN_WEIGHT).sqrt()
         levels = _levels(stddev, num_samples / MIN_SAMPLES)
-        inputs = torch.cat([x for x, _ in batches])
+        inputs = concatenated([x for x, _ in batches])
         targets = torch.cat([y for _, y in batches])
         size = max(len(part) for _, part in batches)
         strata: list[Stratum] = []
         for level in levels.unique().tolist():
             rows = (levels == level).nonzero()[:, 0].to(targets.device)
-            parts = zip(inputs[rows].split(size), targets[rows].split(size), strict=True)
-            strata.append(Stratum(rows, list(parts), MIN_SAMPLES * 2**level))
+            parts = [(inputs[part], targets[part]) for part in rows.split(size)]
+            strata.append(Stratum(rows, parts, MIN_SAMPLES * 2**level))
         return cls(strata)
 
 

@@ -14,14 +14,15 @@ from rebasin_core.evaluation.networks import (
     VectorizedNetworks,
 )
 from rebasin_core.posteriors.capabilities import AbstractIndependentGaussian
+from rebasin_core.tensors.inputs import input_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from torch import Tensor
-
+    from rebasin_core.evaluation.batches import Batch
     from rebasin_core.evaluation.functional import FunctionalModel
     from rebasin_core.posteriors.base import Posterior
+    from rebasin_core.tensors.inputs import AnyInputs
 
 # Multiplications per network and batch below which the overhead of calls exceeds the arithmetic.
 _SMALL = {"cpu": 2e7, "cuda": 2e10}
@@ -35,10 +36,19 @@ _MEMORY = {"cpu": 2**30, "cuda": 2**32}
 _OTHER_MEMORY = 2**30
 # Maximum number of tensors that a message names.
 _MAX_NAMED = 8
+_DENSE = (
+    "the method `local` is not applicable to dense targets, or to targets with class weights or ignored labels; use "
+    "`auto`"
+)
 
 
 def networks_of(
-    posterior: Posterior, model: FunctionalModel, batches: Sequence[tuple[Tensor, Tensor]], sampling: Sampling
+    posterior: Posterior,
+    model: FunctionalModel,
+    batches: Sequence[Batch],
+    sampling: Sampling,
+    *,
+    allow_local: bool = True,
 ) -> AbstractNetworks:
     """Return networks sampled from a posterior, with the requested evaluation method or, for ``auto``, the best one.
 
@@ -47,6 +57,8 @@ def networks_of(
         model: The network.
         batches: As from `held_batches`.
         sampling: The posterior samples, and how they are run.
+        allow_local: Whether the method ``local`` is applicable; it is not for dense targets, whose elements share the
+            noise of their example.
 
     Returns:
         The networks.
@@ -58,7 +70,8 @@ def networks_of(
     options = sampling.options
     missing: list[str] = []
     if (
-        options.method in {"auto", "local"}
+        allow_local
+        and options.method in {"auto", "local"}
         and isinstance(posterior, AbstractIndependentGaussian)
         and sampling.adjust is None
     ):
@@ -68,15 +81,7 @@ def networks_of(
             chunk = options.chunk_size or _chunk(model, inputs, sampling.num_samples, stacked=False)
             return LocalNetworks(posterior, model, layers.random, sampling, chunk=chunk)
     if options.method == "local":
-        others = (
-            f" with {', '.join(f'`{name}`' for name in missing[:_MAX_NAMED])} used in another way" if missing else ""
-        )
-        message = (
-            "the method `local` needs independent Gaussians over the weights of dense and convolutional layers that "
-            f"are used once, and no adjustment of sampled weights; got a {posterior.kind!r} posterior{others}; use "
-            "`auto`"
-        )
-        raise InvalidInputError(message)
+        raise InvalidInputError(_why_not_local(posterior, missing) if allow_local else _DENSE)
     sampled = SampledNetworks(
         posterior,
         sampling.num_samples,
@@ -94,15 +99,24 @@ def networks_of(
     return LoopedNetworks(sampled, model, options)
 
 
-def _chunk(model: FunctionalModel, inputs: Tensor, count: int, *, stacked: bool) -> int:
+def _why_not_local(posterior: Posterior, missing: Sequence[str]) -> str:
+    others = f" with {', '.join(f'`{name}`' for name in missing[:_MAX_NAMED])} used in another way" if missing else ""
+    return (
+        "the method `local` needs independent Gaussians over the weights of dense and convolutional layers that are "
+        f"used once, and no adjustment of sampled weights; got a {posterior.kind!r} posterior{others}; use `auto`"
+    )
+
+
+def _chunk(model: FunctionalModel, inputs: AnyInputs, count: int, *, stacked: bool) -> int:
     """Return the number of networks per batch, by the memory of a pass and, on a CPU, its cache.
 
     It only depends on the model, the shape of its inputs and the type of the device.
     """
     elements = model.output_elements(inputs)
-    per_network = elements * inputs.element_size() * _COPIES
+    item_size = input_tensors(inputs)[0].element_size()
+    per_network = elements * item_size * _COPIES
     if stacked:
-        per_network += model.size * inputs.element_size() * 2
+        per_network += model.size * item_size * 2
     if inputs.device.type == "cpu":
         count = min(count, max(1, _CPU_ELEMENTS // elements))
     return max(1, min(count, _MEMORY.get(inputs.device.type, _OTHER_MEMORY) // max(per_network, 1)))

@@ -5,15 +5,17 @@ from __future__ import annotations
 import copy
 import warnings
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, final, overload
 
 import torch
 
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.reading import ModelReading, read
 from rebasin_core.tensors.checks import require_same_names
+from rebasin_core.tensors.inputs import ModelInputs, described_inputs, input_tensors
 from rebasin_core.tensors.memory import is_out_of_memory
 from rebasin_core.tensors.modules import call_with_tensors, forward_hooks, named_tensors, unwrapped
+from rebasin_core.tensors.outputs import single_output
 from rebasin_core.tensors.trees import tree_leaves, tree_map
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from torch import Tensor, nn
+
+    from rebasin_core.tensors.inputs import AnyInputs
 
 
 @final
@@ -30,7 +34,7 @@ class FunctionalModel:
     The module is copied; its mode, buffers and device are never changed.
 
     Args:
-        model: Module that returns one tensor.
+        model: Module that returns one tensor, or containers as in `single_output`.
         device: Device to run on.
         dtype: Dtype of floating-point parameters, buffers and inputs.
         training: Whether layers are in training mode (batch statistics, dropout).
@@ -60,9 +64,9 @@ class FunctionalModel:
         for parameter in self._model.parameters():
             parameter.requires_grad = False
         self._expected = named_tensors(self._model)
-        self._call: Callable[[dict[str, Tensor], Tensor], object] = self._called
+        self._call: Callable[[dict[str, Tensor], AnyInputs], object] = self._called
         self._compiled: FunctionalModel | None = None
-        self._readings: dict[tuple[torch.Size, torch.dtype], ModelReading] = {}
+        self._readings: dict[tuple[tuple[torch.Size, torch.dtype], ...], ModelReading] = {}
 
     @property
     def module(self) -> nn.Module:
@@ -89,7 +93,7 @@ class FunctionalModel:
         if self._compiled is None:
             compiled = torch.compile(self._called)
 
-            def call(tensors: dict[str, Tensor], inputs: Tensor) -> object:
+            def call(tensors: dict[str, Tensor], inputs: AnyInputs) -> object:
                 with warnings.catch_warnings():
                     # Tracing reads `.grad` of tensors that are not leaves.
                     warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor")
@@ -118,7 +122,7 @@ class FunctionalModel:
                 )
                 raise InvalidInputError(message)
 
-    def output_elements(self, inputs: Tensor) -> int:
+    def output_elements(self, inputs: AnyInputs) -> int:
         """Return the number of scalars in the inputs and the outputs of all layers, as an estimate of memory.
 
         Args:
@@ -127,7 +131,7 @@ class FunctionalModel:
         Returns:
             The number for the whole batch.
         """
-        counts: list[int] = [inputs.numel()]
+        counts: list[int] = [tensor.numel() for tensor in input_tensors(inputs)]
 
         def count(_: nn.Module, __: object, output: object) -> None:
             if isinstance(output, torch.Tensor):
@@ -138,7 +142,7 @@ class FunctionalModel:
             self(self._expected, inputs[:1])
         return sum(counts)
 
-    def reading(self, inputs: Tensor, tensors: Mapping[str, Tensor] | None = None) -> ModelReading:
+    def reading(self, inputs: AnyInputs, tensors: Mapping[str, Tensor] | None = None) -> ModelReading:
         """Return how the model uses each weight, determined by one forward pass and cached by input shape and dtype.
 
         Args:
@@ -151,10 +155,11 @@ class FunctionalModel:
         Raises:
             InvalidInputError: If the model cannot be run on the batch.
         """
-        key = inputs.shape, inputs.dtype
+        own = input_tensors(inputs)
+        key = tuple((tensor.shape, tensor.dtype) for tensor in own)
         if key not in self._readings:
             used = self._expected if tensors is None else tensors
-            self._readings[key] = read(lambda copies: self(copies, inputs), used, [inputs])
+            self._readings[key] = read(lambda copies: self(copies, inputs), used, own)
         return self._readings[key]
 
     def reading_of_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ModelReading:
@@ -187,18 +192,26 @@ class FunctionalModel:
             message = f"the model cannot be run on zeros of the shapes that the specification was traced with: {error}"
             raise InvalidInputError(message) from error
 
-    def to_device(self, batch: Tensor) -> Tensor:
-        """Return a tensor on the model's device; floating-point tensors are cast to its dtype.
+    @overload
+    def to_device(self, batch: Tensor) -> Tensor: ...
+
+    @overload
+    def to_device(self, batch: AnyInputs) -> AnyInputs: ...
+
+    def to_device(self, batch: AnyInputs) -> AnyInputs:
+        """Return inputs or targets on the model's device; floating-point tensors are cast to its dtype.
 
         Args:
             batch: Inputs or targets.
 
         Returns:
-            The tensor.
+            The inputs or targets.
         """
+        if isinstance(batch, ModelInputs):
+            return batch.mapped(self.to_device)
         return batch.to(self._device, self._dtype if batch.is_floating_point() else None)
 
-    def __call__(self, tensors: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+    def __call__(self, tensors: Mapping[str, Tensor], inputs: AnyInputs) -> Tensor:
         """Return the model's outputs for given parameters.
 
         Args:
@@ -221,20 +234,30 @@ class FunctionalModel:
             raise InvalidInputError(_misfit(inputs, error)) from error
         except (TypeError, ValueError) as error:
             raise InvalidInputError(_misfit(inputs, error)) from error
-        if not isinstance(outputs, torch.Tensor):
-            message = (
-                f"expected the model to return one tensor, got {type(outputs).__name__}; wrap it in a module that "
-                "returns the logits or means only"
-            )
-            raise InvalidInputError(message)
-        return outputs if self._autocast is None else outputs.to(self._dtype)
+        found = single_output(outputs)
+        return found if self._autocast is None else found.to(self._dtype)
 
-    def _called(self, tensors: dict[str, Tensor], inputs: Tensor) -> object:
-        return call_with_tensors(self._model, tensors, (inputs,))
+    def uncompiled(self, tensors: Mapping[str, Tensor], inputs: AnyInputs) -> Tensor:
+        """Return the outputs of the copy of the module, also if this model is compiled, with errors unchanged.
+
+        Args:
+            tensors: Parameters and buffers by name.
+            inputs: A batch, on the model's device.
+
+        Returns:
+            The outputs.
+        """
+        with self.arithmetic():
+            found = single_output(self._called(dict(tensors), inputs))
+        return found if self._autocast is None else found.to(self._dtype)
+
+    def _called(self, tensors: dict[str, Tensor], inputs: AnyInputs) -> object:
+        args, kwargs = inputs.bound(self._model) if isinstance(inputs, ModelInputs) else ((inputs,), {})
+        return call_with_tensors(self._model, tensors, args, kwargs)
 
 
-def _misfit(inputs: Tensor, error: Exception) -> str:
-    text = f"the model cannot be run on inputs of shape {tuple(inputs.shape)} and {inputs.dtype}: {error}"
+def _misfit(inputs: AnyInputs, error: Exception) -> str:
+    text = f"the model cannot be run on inputs of {described_inputs(inputs)}: {error}"
     if "does not require grad" in text:
         text += ". Gradients are disabled in evaluation; if `forward` computes some, enter `torch.enable_grad()` there"
     return text

@@ -6,13 +6,16 @@ import math
 from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
+import torch
+
 from rebasin_core.evaluation.constant import best_constant
+from rebasin_core.evaluation.elements import Elements
 from rebasin_core.strategy import Strategy
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-TargetKind: TypeAlias = Literal["classes", "numbers", "counts"]
+TargetKind: TypeAlias = Literal["classes", "binary", "numbers", "counts"]
 
 
 class Likelihood(Strategy):
@@ -32,8 +35,8 @@ class Likelihood(Strategy):
     family: ClassVar[str] = "likelihood"
 
     targets: ClassVar[TargetKind] = "numbers"
-    """Type of the targets: ``classes`` (class indices, integers ``[N]``), ``numbers`` (regression, ``[N, K]``) or
-    ``counts`` (non-negative integers as floating-point values, ``[N, K]``)."""
+    """Type of the targets: ``classes`` (class indices, integers ``[N]``), ``binary`` (labels 0 and 1, ``[N, K]``),
+    ``numbers`` (regression, ``[N, K]``) or ``counts`` (non-negative integers as floating-point values, ``[N, K]``)."""
 
     def num_outputs(self, size: int) -> int:  # ruff: ignore[no-self-use] - overridden by likelihoods with several outputs per target
         """Return the number of outputs that a network needs.
@@ -45,6 +48,32 @@ class Likelihood(Strategy):
             `size`; more if each target has several outputs, such as a mean and a scale.
         """
         return size
+
+    def is_dense(self, targets: Tensor) -> bool:  # ruff: ignore[no-self-use] - overridden by likelihoods with elements
+        """Return whether losses are means over the elements of a batch, such as pixels or tokens, not over examples.
+
+        Args:
+            targets: Targets of a batch.
+
+        Returns:
+            Whether `elements` splits the examples, leaves out elements or weights them; False by default.
+        """
+        del targets
+        return False
+
+    def elements(self, outputs: Tensor, targets: Tensor) -> Elements:  # ruff: ignore[no-self-use] - likewise
+        """Return one row of outputs and targets for each element, such as each pixel or token that is not ignored.
+
+        The methods `assess`, `prediction`, `score`, `entropy` and `constant` accept these rows.
+
+        Args:
+            outputs: Outputs of the network for a batch.
+            targets: Targets of the batch.
+
+        Returns:
+            The elements; one for each example by default.
+        """
+        return Elements(outputs, targets, torch.arange(len(targets), device=targets.device))
 
     @abstractmethod
     def check(self, outputs: Tensor, targets: Tensor) -> None:
@@ -60,7 +89,7 @@ class Likelihood(Strategy):
 
     @abstractmethod
     def log_prob(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the log likelihood of each target.
+        """Return the log likelihood of each target; for dense targets, the sum over the elements of each example.
 
         Args:
             outputs: ``[N, num_outputs(K)]``.

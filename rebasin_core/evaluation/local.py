@@ -11,14 +11,17 @@ from typing_extensions import override
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.networks import AbstractNetworks, Outputs, Sampling
 from rebasin_core.evaluation.reading import Interception, Product, WeightUse
+from rebasin_core.tensors.inputs import repeated_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from torch import Tensor
 
+    from rebasin_core.evaluation.batches import Batch
     from rebasin_core.evaluation.functional import FunctionalModel
     from rebasin_core.posteriors.capabilities import AbstractIndependentGaussian
+    from rebasin_core.tensors.inputs import AnyInputs
 
 # Two different numbers, so that a shape cannot match by coincidence.
 _TRIAL_ROWS, _TRIAL_NETWORKS = 2, 3
@@ -40,7 +43,7 @@ class LocalLayers:
     is_exact: bool
 
 
-def local_layers(posterior: AbstractIndependentGaussian, model: FunctionalModel, inputs: Tensor) -> LocalLayers:
+def local_layers(posterior: AbstractIndependentGaussian, model: FunctionalModel, inputs: AnyInputs) -> LocalLayers:
     """Return the layers whose outputs can be sampled instead of their weights.
 
     Args:
@@ -116,7 +119,7 @@ class LocalNetworks(AbstractNetworks):
         self._variances = {name: stddev.square() for name, stddev in posterior.stddev.items()}
 
     @override
-    def outputs(self, batches: Sequence[tuple[Tensor, Tensor]]) -> Iterator[Outputs]:
+    def outputs(self, batches: Sequence[Batch]) -> Iterator[Outputs]:
         generator = torch.Generator(batches[0][0].device).manual_seed(self._seed)
         expand = self._can_expand_late(batches[0][0])
         for batch_index, (inputs, _) in enumerate(batches):
@@ -127,18 +130,18 @@ class LocalNetworks(AbstractNetworks):
                     values = self._run(noise, inputs, networks, expand=expand)
                     yield Outputs(first, batch_index, values)
 
-    def _run(self, noise: _Noise, inputs: Tensor, networks: int, *, expand: bool) -> Tensor:
+    def _run(self, noise: _Noise, inputs: AnyInputs, networks: int, *, expand: bool) -> Tensor:
         """Return the outputs of several networks for a batch; with `expand`, the first random layer expands it."""
         rows = len(inputs)
         noise.start(networks, rows, expand=expand)
         if not expand and networks > 1:
-            inputs = inputs.repeat(networks, *[1] * (inputs.dim() - 1))
+            inputs = repeated_rows(inputs, networks)
         with Interception(self._layers, self._tensors, on_product=noise.sampled):
             values = self._model(self._tensors, inputs)
         noise.finish()
         return values.reshape(networks, rows, *values.shape[1:])
 
-    def _can_expand_late(self, inputs: Tensor) -> bool:
+    def _can_expand_late(self, inputs: AnyInputs) -> bool:
         """Return whether the batch can be expanded from one network to several at the first random layer.
 
         It cannot if a skip connection bypasses that layer.

@@ -39,7 +39,9 @@ class LossEstimate:
         score_name: Name of the score.
         bias: Jackknife estimate of the upward bias of `loss` due to the finite number of samples;
             ``loss - bias`` is corrected. 0 for a single sample, which does not allow an estimate.
-        example_losses: ``[N]``: the terms of $L$. Their standard error is the error from the finite dataset.
+        example_losses: ``[N]``: the terms of $L$. Their standard error is the error from the finite dataset. For dense
+            targets, which have one loss per element (pixel, token), these are linearized contributions of the examples
+            to the ratio $L$: $L + \frac NW \sum_{j \in i} w_j (\ell_j - L)$, with the sum $W$ of all weights $w_j$.
         sample_influence: ``[n]``: values whose standard error is the Monte Carlo standard error, one for each of n
             independent samples, antithetic pairs or groups of samples; for the predictive loss, the jackknife
             pseudo-values. If noise is independent across examples, they are contrasts of the samples of each example,
@@ -104,11 +106,11 @@ class LossEstimate:
         values = metric.estimate(predictions, contrasts=contrasts)
         return cls(
             loss=values.examples.mean().item(),
-            gibbs=-log_prob.mean().item(),
+            gibbs=-predictions.weighted(log_prob).mean().item(),
             score=predictions.score.mean().item(),
             score_name=predictions.score_name,
             bias=values.bias,
-            example_losses=values.examples.cpu(),
+            example_losses=_by_example(values.examples, predictions).cpu(),
             sample_influence=values.influence.cpu(),
             effective_samples=None if values.effective_samples is None else values.effective_samples.cpu(),
             bias_errors=None if values.bias_errors is None else values.bias_errors.cpu(),
@@ -153,6 +155,18 @@ class LossEstimate:
         """
         degrees = degrees_of_freedom(self.sample_influence, independent=self.independent)
         return interval(self.loss - self.bias, self.stderr, degrees, level)
+
+
+def _by_example(losses: Tensor, predictions: Predictions) -> Tensor:
+    """Return one loss for each example, whose mean is the mean loss and whose standard error is its standard error."""
+    if predictions.examples is None:
+        return losses
+    # Linearization of a ratio of sums over examples (W. Cochran (1977), "Sampling Techniques", chapter 6).
+    mean = losses.mean()
+    residuals = losses - predictions.weighted(torch.ones_like(losses)) * mean
+    count = int(predictions.examples.max().item()) + 1
+    sums = residuals.new_zeros(count).index_add_(0, predictions.examples, residuals)
+    return mean + count / len(losses) * sums
 
 
 def _joined(rows: Sequence[Tensor], parts: Sequence[LossEstimate]) -> LossEstimate:

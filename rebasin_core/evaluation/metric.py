@@ -15,6 +15,8 @@ from rebasin_core.evaluation.jackknife import influence
 from rebasin_core.strategy import Strategy
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from rebasin_core.evaluation.predictive import Predictions
@@ -66,6 +68,16 @@ class Metric(Strategy):
     unit: ClassVar[str] = ""
     """Unit of the metric in figures; empty if it has none."""
 
+    @property
+    def title(self) -> str:
+        """Name of the metric in figures and tables: `label`, unless an instance has its own."""
+        return self.label
+
+    @property
+    def is_negated(self) -> bool:
+        """Whether the values are those of a metric for which higher is better, multiplied by -1."""
+        return False
+
     num_groups: ClassVar[int] = 0
     """Number of groups of samples whose averaged predictions the metric needs; 0 if it needs none."""
 
@@ -105,7 +117,7 @@ class AbstractSampleMetric(Metric):
     @final
     @override
     def estimate(self, predictions: Predictions, *, contrasts: int | None = None) -> MetricValues:
-        examples, effects = self._values(predictions.log_prob)
+        examples, effects = map(predictions.weighted, self._values(predictions.log_prob))
         # An antithetic pair is one independent draw.
         units = effects.unflatten(0, (-1, 2)).mean(1) if predictions.paired else effects
         return MetricValues(examples, influence(units, independent=predictions.independent, contrasts=contrasts))
@@ -142,33 +154,58 @@ class AbstractPredictionMetric(Metric):
         if groups is None or targets is None:
             message = f"the metric {self.name!r} needs predictions of groups of samples; pass `groups` to `predict`"
             raise InvalidInputError(message)
-        values = self._score(predictions.prediction, targets)
+        score = _Weighted(self._score, predictions, targets)
+        values = score(predictions.prediction)
         if len(groups) == 1:
             return MetricValues(values, values.new_zeros(1))
         if not self.is_smooth:
-            return MetricValues(values, *self._bootstrap(groups, targets))
-        pseudo_values = self._pseudo_values(groups, targets)
-        bias = (self._score(groups.mean(0), targets).mean() - pseudo_values.mean()).item()
+            return MetricValues(values, *bootstrap(groups, score))
+        pseudo_values = _pseudo_values(groups, score)
+        bias = (score(groups.mean(0)).mean() - pseudo_values.mean()).item()
         effects = influence(pseudo_values, independent=predictions.independent, contrasts=contrasts)
         return MetricValues(values, effects, bias)
 
-    def _pseudo_values(self, groups: Tensor, targets: Tensor) -> Tensor:
-        """Return the jackknife pseudo-values ``[G, N]``."""
-        count = len(groups)
-        mean = groups.mean(0)
-        # mean + (mean - group) / (G - 1) is the mean of the other groups.
-        without = (self._score(mean + (mean - group) / (count - 1), targets) for group in groups)
-        return count * self._score(mean, targets) - (count - 1) * torch.stack(list(without))
 
-    def _bootstrap(self, groups: Tensor, targets: Tensor) -> tuple[Tensor, float]:
-        """Return bootstrap influence values ``[64]`` and the bias of the metric."""
-        count = len(groups)
-        # The same resamples at each t: errors along a path remain paired.
-        generator = torch.Generator().manual_seed(0)
-        chosen = torch.randint(count, (_NUM_RESAMPLES, count), generator=generator).to(groups.device)
-        values = torch.stack([self._score(groups[rows].mean(0), targets).mean() for rows in chosen])
-        # The bootstrap underestimates the variance of a mean of n groups by the factor (n - 1) / n.
-        scale = count / (count - 1)
-        bias = (values.mean() - self._score(groups.mean(0), targets).mean()).item() * scale
-        # Scaled: the standard error of these values is the standard deviation of the resampled values, corrected.
-        return (values - values.mean()) * math.sqrt(_NUM_RESAMPLES * scale), bias
+@final
+class _Weighted:
+    """The metric of each example for a prediction, multiplied by the weights of the elements."""
+
+    def __init__(self, score: Callable[[Tensor, Tensor], Tensor], predictions: Predictions, targets: Tensor) -> None:
+        self._score = score
+        self._predictions = predictions
+        self._targets = targets
+
+    def __call__(self, prediction: Tensor) -> Tensor:
+        """Return ``[N]``."""
+        return self._predictions.weighted(self._score(prediction, self._targets))
+
+
+def _pseudo_values(groups: Tensor, score: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the jackknife pseudo-values ``[G, N]``."""
+    count = len(groups)
+    mean = groups.mean(0)
+    # mean + (mean - group) / (G - 1) is the mean of the other groups.
+    without = [score(mean + (mean - group) / (count - 1)) for group in groups]
+    return count * score(mean) - (count - 1) * torch.stack(without)
+
+
+def bootstrap(groups: Tensor, score: Callable[[Tensor], Tensor]) -> tuple[Tensor, float]:
+    """Return bootstrap influence values and the bias of a metric.
+
+    Args:
+        groups: ``[G, N, K]``: averaged predictions of groups of samples.
+        score: Function of a prediction ``[N, K]`` that returns values whose mean is the metric.
+
+    Returns:
+        Influence values ``[64]``, and the bias.
+    """
+    count = len(groups)
+    # The same resamples at each t: errors along a path remain paired.
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.randint(count, (_NUM_RESAMPLES, count), generator=generator).to(groups.device)
+    values = torch.stack([score(groups[rows].mean(0)).mean() for rows in chosen])
+    # The bootstrap underestimates the variance of a mean of n groups by the factor (n - 1) / n.
+    scale = count / (count - 1)
+    bias = (values.mean() - score(groups.mean(0)).mean()).item() * scale
+    # Scaled: the standard error of these values is the standard deviation of the resampled values, corrected.
+    return (values - values.mean()) * math.sqrt(_NUM_RESAMPLES * scale), bias

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeAlias, final
 
 import torch
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from rebasin_core.evaluation.batches import Batch
     from rebasin_core.evaluation.functional import FunctionalModel
     from rebasin_core.posteriors.base import Posterior
+    from rebasin_core.tensors.inputs import AnyInputs
 
 MethodName: TypeAlias = Literal["auto", "loop", "vectorized", "local"]
 PrecisionName: TypeAlias = Literal["full", "bfloat16", "auto"]
@@ -152,7 +155,7 @@ class AbstractNetworks(ABC):
     """Whether consecutive networks form antithetic pairs."""
 
     @abstractmethod
-    def outputs(self, batches: Sequence[tuple[Tensor, Tensor]]) -> Iterator[Outputs]:
+    def outputs(self, batches: Sequence[Batch]) -> Iterator[Outputs]:
         """Yield the outputs of each network for each batch, in an order that depends on the method.
 
         Args:
@@ -268,7 +271,7 @@ class LoopedNetworks(AbstractNetworks):
         self.independent = sampled.independent
 
     @override
-    def outputs(self, batches: Sequence[tuple[Tensor, Tensor]]) -> Iterator[Outputs]:
+    def outputs(self, batches: Sequence[Batch]) -> Iterator[Outputs]:
         for index, tensors in enumerate(self._sampled):
             if index == 0:
                 self._model.check(tensors, "the posterior")
@@ -301,7 +304,7 @@ class VectorizedNetworks(AbstractNetworks):
         self.independent = sampled.independent
 
     @override
-    def outputs(self, batches: Sequence[tuple[Tensor, Tensor]]) -> Iterator[Outputs]:
+    def outputs(self, batches: Sequence[Batch]) -> Iterator[Outputs]:
         networks: list[Mapping[str, Tensor]] = []
         for index, tensors in enumerate(self._sampled):
             if index == 0:
@@ -311,7 +314,7 @@ class VectorizedNetworks(AbstractNetworks):
                 yield from self._run(networks, index + 1 - len(networks), batches)
                 networks = []
 
-    def is_possible(self, inputs: Tensor) -> bool:
+    def is_possible(self, inputs: AnyInputs) -> bool:
         """Return whether `torch.vmap` supports the model; it does not support data-dependent control flow.
 
         Args:
@@ -319,22 +322,17 @@ class VectorizedNetworks(AbstractNetworks):
         """
         tensors = next(iter(self._sampled))
         try:
-            for _ in self._run([tensors, tensors], 0, [(inputs[:2], inputs[:2])]):
+            for _ in self._run([tensors, tensors], 0, [(inputs[:2], torch.empty(0))]):
                 pass
         except (RuntimeError, ValueError, TypeError):
             return False
         return True
 
-    def _run(
-        self, networks: Sequence[Mapping[str, Tensor]], first: int, batches: Sequence[tuple[Tensor, Tensor]]
-    ) -> Iterator[Outputs]:
+    def _run(self, networks: Sequence[Mapping[str, Tensor]], first: int, batches: Sequence[Batch]) -> Iterator[Outputs]:
         stacked = {name: torch.stack([tensors[name] for tensors in networks]) for name in networks[0]}
 
-        def call(tensors: dict[str, Tensor], inputs: Tensor) -> Tensor:
-            return self._model(tensors, inputs)
-
-        run = torch.vmap(call, in_dims=(0, None))
         for batch_index, (inputs, _) in enumerate(batches):
+            run = torch.vmap(partial(self._model, inputs=inputs))
             with self._options.arithmetic(inputs.device):
-                values: Tensor = run(stacked, inputs)
+                values: Tensor = run(stacked)
             yield Outputs(first, batch_index, values)

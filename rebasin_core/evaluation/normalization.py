@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, final
 import torch
 from torch import nn
 
+from rebasin_core.evaluation.batches import checked_batches
 from rebasin_core.evaluation.functional import FunctionalModel
 from rebasin_core.tensors.modules import copied, named_tensors
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from rebasin_core.evaluation.task import Batches
+    from rebasin_core.evaluation.batches import Batches
 
 # Found by class, because the reset changes the state of these modules (mode and momentum).
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -82,7 +83,7 @@ class BatchStatistics:
                 buffers[f"{prefix}.{name}".lstrip(".")].zero_()
         seen = 0
         with torch.no_grad():
-            for inputs, _ in data:
+            for inputs, _ in checked_batches(data):
                 seen += len(inputs)
                 for _, norm in self._norms:
                     norm.momentum = len(inputs) / seen  # running average with equal weight for each example

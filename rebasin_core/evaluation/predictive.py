@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol, final, runtime_checkable
 
 import torch
@@ -11,17 +11,22 @@ from torch import Tensor
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.batches import checked_batches
 from rebasin_core.evaluation.choice import networks_of
+from rebasin_core.evaluation.dense import DenseOutputs
 from rebasin_core.evaluation.functional import FunctionalModel
 from rebasin_core.evaluation.likelihood import Likelihood
 from rebasin_core.tensors.memory import is_out_of_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from rebasin_core.evaluation.allocation import Stratum
+    from rebasin_core.evaluation.batches import Batch, Batches
     from rebasin_core.evaluation.networks import AbstractNetworks, Sampling
-    from rebasin_core.evaluation.task import Batches, Task
+    from rebasin_core.evaluation.task import Task
     from rebasin_core.posteriors.base import Posterior
+
+
+_ELEMENT_SCORES = ("confidence", "predictive_entropy", "brier")
 
 
 @runtime_checkable
@@ -37,9 +42,13 @@ class EpochBatches(Protocol):
 class Predictions:
     """Predictions of a posterior on a dataset, for S samples and N examples.
 
+    For dense targets (`Likelihood.is_dense`), all attributes have one row for each element, such as a pixel or a token,
+    instead of each example.
+
     Attributes:
         log_prob: ``[S, N]``: log likelihood of each target under each sample.
-        prediction: ``[N, K]``: class probabilities or means, averaged over samples.
+        prediction: ``[N, K]``: class probabilities or means, averaged over samples. Empty for dense targets if neither
+            groups nor outputs were requested.
         score: ``[N]``: score of the averaged prediction (`Likelihood.score`).
         score_name: Name of the mean score.
         targets: ``[N]`` or ``[N, K]``; None if not available.
@@ -51,6 +60,10 @@ class Predictions:
         parts: For adaptive allocation, the strata with their predictions; `log_prob` then holds as many samples as the
             smallest stratum has. Otherwise empty.
         is_point: Whether these are the predictions of a single network, without Monte Carlo error.
+        examples: ``[N]``: index of the example of each element of dense targets; None if rows are examples.
+        weights: ``[N]``: weights of the elements, with mean 1; None if they are equal.
+        element_scores: For dense classification, the ``confidence``, ``predictive_entropy`` and ``brier`` score of each
+            element, each ``[N]``; empty otherwise.
     """
 
     log_prob: Tensor
@@ -65,9 +78,23 @@ class Predictions:
     independent: bool = False
     parts: tuple[tuple[Stratum, Predictions], ...] = ()
     is_point: bool = False
+    examples: Tensor | None = None
+    weights: Tensor | None = None
+    element_scores: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def weighted(self, values: Tensor) -> Tensor:
+        """Return values multiplied by the weights of their elements, if there are weights.
+
+        Args:
+            values: ``[..., N]``.
+
+        Returns:
+            ``[..., N]``; the mean over the last dimension is the weighted mean.
+        """
+        return values if self.weights is None else values * self.weights
 
 
-def held_batches(model: FunctionalModel, data: Batches) -> Sequence[tuple[Tensor, Tensor]]:
+def held_batches(model: FunctionalModel, data: Batches) -> Sequence[Batch]:
     """Return all batches of a dataset in a list, on the model's device.
 
     Args:
@@ -87,7 +114,7 @@ def held_batches(model: FunctionalModel, data: Batches) -> Sequence[tuple[Tensor
     return batches
 
 
-def batch_weights(batches: Sequence[tuple[Tensor, Tensor]]) -> list[float]:
+def batch_weights(batches: Sequence[Batch]) -> list[float]:
     """Return the weights of the batch losses with which each example has the same weight in an epoch.
 
     Args:
@@ -112,7 +139,7 @@ class HeldTask:
     """
 
     model: FunctionalModel
-    batches: Sequence[tuple[Tensor, Tensor]]
+    batches: Sequence[Batch]
     likelihood: Likelihood
 
     @classmethod
@@ -166,15 +193,22 @@ def predict(
     if allocation != "even":
         message = f"expected allocation='even' in `predict`, got {allocation!r}; use an `Evaluator`"
         raise InvalidInputError(message)
+    is_dense = any(task.likelihood.is_dense(targets) for _, targets in task.batches)
     while True:
         with torch.no_grad():
-            networks = networks_of(posterior, task.model, task.batches, sampling)
-            collected = _Collected(networks, task.batches, task.likelihood, groups=groups, keep_outputs=keep_outputs)
+            networks = networks_of(posterior, task.model, task.batches, sampling, allow_local=not is_dense)
+            collected: _Collected | DenseOutputs
+            if is_dense:
+                collected = DenseOutputs(task.batches, task.likelihood, groups=groups, keep=keep_outputs)
+            else:
+                collected = _Collected(networks, task.batches, task.likelihood, groups=groups, keep=keep_outputs)
             if collected.fits(networks):
                 return replace(
-                    collected.predictions(),
+                    _dense_predictions(collected, task.likelihood)
+                    if isinstance(collected, DenseOutputs)
+                    else collected.predictions(),
                     paired=networks.paired,
-                    independent=networks.independent,
+                    independent=networks.independent and not is_dense,
                     is_point=posterior.is_point,
                 )
         if networks.chunk <= networks.min_chunk:
@@ -184,6 +218,24 @@ def predict(
         sampling = replace(sampling, options=sampling.options.model_copy(update=smaller))
 
 
+def _dense_predictions(collected: DenseOutputs, likelihood: Likelihood) -> Predictions:
+    parts = collected.parts()
+    score = parts["score"]
+    return Predictions(
+        log_prob=parts["log_prob"],
+        prediction=parts.get("prediction", score.new_empty(0)),
+        score=score,
+        score_name=likelihood.score_name,
+        targets=parts.get("targets"),
+        entropy=parts["entropy"],
+        groups=parts.get("groups"),
+        outputs=parts.get("outputs"),
+        examples=parts["examples"],
+        weights=parts.get("weights"),
+        element_scores={name: parts[name] for name in _ELEMENT_SCORES if name in parts},
+    )
+
+
 @final
 class _Collected:
     """Accumulates the outputs of networks into predictions."""
@@ -191,11 +243,11 @@ class _Collected:
     def __init__(
         self,
         networks: AbstractNetworks,
-        batches: Sequence[tuple[Tensor, Tensor]],
+        batches: Sequence[Batch],
         likelihood: Likelihood,
         *,
         groups: int,
-        keep_outputs: bool,
+        keep: bool,
     ) -> None:
         self._batches = batches
         self._likelihood = likelihood
@@ -210,7 +262,7 @@ class _Collected:
         # Antithetic pairs stay in one group.
         self._group = torch.arange(networks.count, device=device) // 2 % max(1, min(groups, networks.count // 2))
         self._sums: list[Tensor | None] = [None] * len(batches)
-        self._outputs: dict[tuple[int, int], Tensor] | None = {} if keep_outputs else None
+        self._outputs: dict[tuple[int, int], Tensor] | None = {} if keep else None
         self._keep_groups = groups > 0
 
     def fits(self, networks: AbstractNetworks) -> bool:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from rebasin_core.evaluation.batches import Batch
+    from rebasin_core.tensors.inputs import AnyInputs
+
 # Units with a smaller standard deviation are constant and are not rescaled.
 _MIN_STDDEV = 1e-12
 
@@ -113,7 +116,7 @@ class ActivationRepair:
     def __init__(
         self,
         model: nn.Module,
-        inputs: Tensor,
+        inputs: AnyInputs,
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
@@ -136,7 +139,7 @@ class ActivationRepair:
         """Return whether there are layers to repair."""
         return bool(self._layers)
 
-    def moments(self, tensors: Mapping[str, Tensor], data: Sequence[tuple[Tensor, Tensor]]) -> ActivationMoments:
+    def moments(self, tensors: Mapping[str, Tensor], data: Sequence[Batch]) -> ActivationMoments:
         """Return the activation moments of a network on data.
 
         Args:
@@ -154,9 +157,7 @@ class ActivationRepair:
         stddev = {name: pair[1].to(dtype) for name, pair in moments.items()}
         return ActivationMoments(mean, stddev)
 
-    def maps(
-        self, tensors: Mapping[str, Tensor], data: Sequence[tuple[Tensor, Tensor]], target: ActivationMoments
-    ) -> UnitMaps:
+    def maps(self, tensors: Mapping[str, Tensor], data: Sequence[Batch], target: ActivationMoments) -> UnitMaps:
         """Return the maps after which the activations of a network have given moments.
 
         Args:
@@ -193,7 +194,7 @@ class ActivationRepair:
     def _run(
         self,
         tensors: Mapping[str, Tensor],
-        data: Sequence[tuple[Tensor, Tensor]],
+        data: Sequence[Batch],
         sums: Mapping[str, _Sums],
         maps: Mapping[str, tuple[Tensor, Tensor]],
     ) -> None:

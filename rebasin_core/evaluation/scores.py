@@ -18,6 +18,7 @@ from rebasin_core.evaluation.metrics import (
     predictive_entropy,
     reliability,
 )
+from rebasin_core.evaluation.metrics.functions import binned_reliability
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from rebasin_core.evaluation.evaluator import Evaluator
     from rebasin_core.evaluation.likelihood import Likelihood
+    from rebasin_core.evaluation.metric import Metric
     from rebasin_core.evaluation.predictive import Predictions
     from rebasin_core.posteriors.base import Posterior
 
@@ -72,7 +74,12 @@ class PredictiveScores:
 
     @classmethod
     def estimate(
-        cls, evaluator: Evaluator, posterior: Posterior, *, target_scale: Sequence[float] = ()
+        cls,
+        evaluator: Evaluator,
+        posterior: Posterior,
+        *,
+        target_scale: Sequence[float] = (),
+        metrics: Sequence[Metric] = (),
     ) -> PredictiveScores:
         """Return the scores of a posterior.
 
@@ -80,6 +87,7 @@ class PredictiveScores:
             evaluator: Evaluator of the model on the data.
             posterior: The posterior.
             target_scale: As for `of`.
+            metrics: Further metrics, added to `values` by their titles.
 
         Returns:
             The scores.
@@ -89,8 +97,16 @@ class PredictiveScores:
                 fit the targets.
         """
         regression = isinstance(evaluator.likelihood, AbstractRegressionLikelihood)
-        predictions = evaluator.predictions(posterior, keep_outputs=regression)
-        return cls.of(predictions, evaluator.likelihood, target_scale=target_scale)
+        groups = max((metric.num_groups for metric in metrics), default=0)
+        predictions = evaluator.predictions(posterior, groups=groups, keep_outputs=regression)
+        found = cls.of(predictions, evaluator.likelihood, target_scale=target_scale)
+        for metric in metrics:
+            value = LossEstimate.of(predictions, metric=metric).loss
+            name, value = (
+                (metric.title.removeprefix("negative "), -value) if metric.is_negated else (metric.title, value)
+            )
+            found.values[name] = value
+        return found
 
     @classmethod
     def of(
@@ -147,11 +163,15 @@ class PredictiveScores:
 
 def _classification_scores(
     predictions: Predictions, estimate: LossEstimate
-) -> tuple[dict[str, float], dict[str, list[float]]]:
+) -> tuple[dict[str, float], dict[str, list[float]] | None]:
     probabilities, targets = predictions.prediction, predictions.targets
     if targets is None or predictions.entropy is None:
         message = "the predictions lack targets or entropies; compute them with `predict`"
         raise InvalidInputError(message)
+    if predictions.element_scores:
+        return _element_scores(predictions, estimate)
+    if probabilities.dim() != 2 or targets.is_floating_point():  # no class index per row
+        return {estimate.score_name: estimate.score}, None
     entropy = predictive_entropy(probabilities)
     parts = reliability(probabilities, targets, bins=CALIBRATION_BINS)
     bins = {name: part.tolist() for name, part in zip(("count", "confidence", "accuracy"), parts, strict=True)}
@@ -162,6 +182,25 @@ def _classification_scores(
         "entropy": entropy.mean().item(),
         "mutual_information": (entropy - predictions.entropy).mean().item(),
     }
+    return values, bins
+
+
+def _element_scores(
+    predictions: Predictions, estimate: LossEstimate
+) -> tuple[dict[str, float], dict[str, list[float]] | None]:
+    """Return means over the elements (pixels, tokens) of dense targets."""
+    scores = predictions.element_scores
+    values = {"accuracy": estimate.score}
+    bins: dict[str, list[float]] | None = None
+    if "brier" in scores:
+        parts = binned_reliability(scores["confidence"], predictions.score, bins=CALIBRATION_BINS)
+        bins = {name: part.tolist() for name, part in zip(("count", "confidence", "accuracy"), parts, strict=True)}
+        counts, confidence, accuracy = parts
+        gaps = (counts * (confidence - accuracy)).abs().sum() / counts.sum()
+        values |= {"brier": scores["brier"].mean().item(), "ece": gaps.item()}
+    values["entropy"] = scores["predictive_entropy"].mean().item()
+    if predictions.entropy is not None:
+        values["mutual_information"] = values["entropy"] - predictions.entropy.mean().item()
     return values, bins
 
 

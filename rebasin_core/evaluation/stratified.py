@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from rebasin_core.evaluation.batches import Batch
     from rebasin_core.evaluation.networks import Sampling
     from rebasin_core.posteriors.base import Posterior
 
@@ -57,8 +58,14 @@ class StratifiedPredictor:
             The estimate.
 
         Raises:
-            InvalidInputError: If noise is not independent across examples, or `predict` raises it.
+            InvalidInputError: If targets are dense, noise is not independent across examples, or `predict` raises it.
         """
+        if any(self._task.likelihood.is_dense(targets) for _, targets in self._task.batches):
+            message = (
+                "allocation='adaptive' is not applicable to dense targets, or to targets with class weights or ignored "
+                "labels; use allocation='even'"
+            )
+            raise InvalidInputError(message)
         predictions = self._predict(posterior, self._task.batches, MIN_SAMPLES, stream=-1)
         if not predictions.independent:
             message = (
@@ -125,9 +132,7 @@ class StratifiedPredictor:
             parts=tuple(zip(allocation.strata, parts, strict=True)),
         )
 
-    def _predict(
-        self, posterior: Posterior, batches: Sequence[tuple[Tensor, Tensor]], num_samples: int, *, stream: int
-    ) -> Predictions:
+    def _predict(self, posterior: Posterior, batches: Sequence[Batch], num_samples: int, *, stream: int) -> Predictions:
         """Return predictions with the noise of one of several independent streams."""
         seed = (self._sampling.seed + stream * 0x9E3779B97F4A7C15) % 2**63
         sampling = replace(self._sampling, num_samples=num_samples, seed=seed)

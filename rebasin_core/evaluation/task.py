@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias, final
+from dataclasses import InitVar, dataclass
+from typing import TYPE_CHECKING, final
 
 from rebasin_core.evaluation.batches import REMEDY, can_be_iterated, checked_batches
-from rebasin_core.evaluation.likelihood import Likelihood
-from rebasin_core.evaluation.torch_losses import without_torch_loss
+from rebasin_core.evaluation.losses import as_likelihood
 from rebasin_core.tensors.arguments import raise_wrong_type
 from rebasin_core.tensors.modules import unwrapped
+from rebasin_core.tensors.outputs import OutputChoice, with_output
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from torch import nn
 
-    from torch import Tensor, nn
-
-
-Batches: TypeAlias = "Iterable[tuple[Tensor, Tensor]]"
-"""Batches ``(inputs, targets)``: a data loader, a list, or any iterable."""
+    from rebasin_core.evaluation.batches import Batches
+    from rebasin_core.evaluation.losses import LikelihoodLike
 
 
 @final
@@ -31,15 +28,21 @@ class Task:
 
     Attributes:
         model: Network module; its parameters are replaced by those of posterior samples, on a copy.
-        data: Batches ``(inputs, targets)``: a data loader, a list, or any iterable. It is iterated once in each call
-            that uses the task.
-        likelihood: Likelihood of the targets: an instance, a registered name (``categorical``, ``gaussian``, ...), or a
-            mapping with ``name`` and options. PyTorch's cross-entropy without options is accepted as ``categorical``.
-        calibration: Training batches ``(inputs, targets)``; ``data`` if None.
+        data: Batches: a data loader, a list, or any iterable of pairs ``(inputs, targets)``, tuples with several inputs
+            or mappings (see `checked_batches`). It is iterated once in each call that uses the task.
+        likelihood: Likelihood of the targets: an instance, a registered name (``categorical``, ``bernoulli``,
+            ``gaussian``, ...), a mapping with ``name`` and options, a loss of PyTorch, or a function of outputs and
+            targets that returns one loss per example (see `as_likelihood`).
+        calibration: Training batches; ``data`` if None.
+
+    Args:
+        output: Which output of the model the likelihood uses, if it returns a dictionary, a tuple or an object: a name,
+            an index, or a function of all outputs. If None, the tensor named ``logits`` or ``out``, or the only
+            tensor.
 
     Raises:
-        InvalidInputError: If the model is not a module, the data cannot be iterated, or the likelihood is another loss
-            function of PyTorch.
+        InvalidInputError: If the model is not a module, the data cannot be iterated, or the likelihood is a loss that
+            is not supported.
         UnknownNameError: If no likelihood is registered under the name.
         ConfigError: If an option of the likelihood is invalid.
 
@@ -52,13 +55,14 @@ class Task:
 
     model: nn.Module
     data: Batches
-    likelihood: Likelihood | str = "categorical"
+    likelihood: LikelihoodLike = "categorical"
     calibration: Batches | None = None
+    output: InitVar[OutputChoice | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, output: OutputChoice | None) -> None:
         """Resolve the likelihood, and unwrap the model (compiled or data-parallel modules)."""
-        object.__setattr__(self, "model", unwrapped(self.model))
-        object.__setattr__(self, "likelihood", Likelihood.of(without_torch_loss(self.likelihood)))
+        object.__setattr__(self, "model", with_output(unwrapped(self.model), output))
+        object.__setattr__(self, "likelihood", as_likelihood(self.likelihood))
         for batches in (self.data, self.data if self.calibration is None else self.calibration):
             if not can_be_iterated(batches):
                 raise_wrong_type(batches, "batches (inputs, targets)", REMEDY)

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, final
 
 import torch
 from pydantic import NonNegativeInt
+from torch import Tensor
 from torch.nn import functional
 
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.strategy import Options
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from rebasin_core.tensors.inputs import AnyInputs
 
 
 @final
@@ -41,7 +42,7 @@ class Augmentation(Options):
     flip: bool = False
     """Whether half of the images are reflected from left to right."""
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, images: AnyInputs, generator: torch.Generator) -> Tensor:
         """Return changed images.
 
         Args:
@@ -54,8 +55,9 @@ class Augmentation(Options):
         Raises:
             InvalidInputError: If the inputs are not images.
         """
-        if images.dim() != 4:
-            message = f"expected images [N, channels, height, width] for `augmentation`, got shape {list(images.shape)}"
+        if not isinstance(images, Tensor) or images.dim() != 4:
+            found = f"shape {list(images.shape)}" if isinstance(images, Tensor) else f"several inputs: {images}"
+            message = f"expected images [N, channels, height, width] for `augmentation`, got {found}"
             raise InvalidInputError(message)
         count, _, height, width = images.shape
         rows = self._positions(count, height, generator)

@@ -10,20 +10,24 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 import torch
 
 from rebasin_core.evaluation.batches import checked_batches
-from rebasin_core.evaluation.likelihood import Likelihood
+from rebasin_core.evaluation.losses import as_likelihood
 from rebasin_core.inference.survey import DataSurvey
 from rebasin_core.strategy import Strategy
+from rebasin_core.tensors.outputs import with_output
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor, nn
 
-    from rebasin_core.evaluation.task import Batches
+    from rebasin_core.evaluation.batches import Batches
+    from rebasin_core.evaluation.likelihood import Likelihood
+    from rebasin_core.evaluation.losses import LikelihoodLike
     from rebasin_core.inference.sampler_statistics import SamplerStatistics
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.specs.base import PermutationSpec
     from rebasin_core.symmetry.layout import Layout
+    from rebasin_core.tensors.outputs import OutputChoice
 
 
 @final
@@ -136,7 +140,8 @@ class Inference(Strategy):
         *,
         validation: Batches | None = None,
         spec: PermutationSpec | None = None,
-        likelihood: Likelihood | str = "categorical",
+        likelihood: LikelihoodLike = "categorical",
+        output: OutputChoice | None = None,
         num_examples: int | None = None,
         generator: torch.Generator | None = None,
         checkpoint: Path | str | None = None,
@@ -148,12 +153,15 @@ class Inference(Strategy):
 
         Args:
             model: Network, initialized at its parameters and trained on its device. It is not changed.
-            data: Batches ``(inputs, targets)``, such as a list, a `DataLoader` or `TensorBatches`. They are read once
-                before training and once per epoch. Every example has equal weight, whatever the size of its batch.
+            data: Batches in any form that `Task` accepts, such as a list, a `DataLoader` or `TensorBatches`. They are
+                read once before training and once per epoch. Every example has equal weight, whatever the size of its
+                batch.
             validation: Held-out batches. Their loss is recorded after every epoch; methods with a ``patience`` use it
                 for early stopping.
             spec: Permutation symmetries of the network; needed by some options.
-            likelihood: A likelihood, or its registered name (``categorical``, ``gaussian``, ``heteroscedastic``).
+            likelihood: A likelihood, its registered name (``categorical``, ``bernoulli``, ``gaussian``, ...), a loss of
+                PyTorch, or a function of outputs and targets that returns one loss per example (see `as_likelihood`).
+            output: Which output of the model the likelihood uses, as for `Task`.
             num_examples: Number N of examples in the dataset, which sets the weight 1/N of the prior. If None, counted
                 in one pass over the data; for a `DataLoader` that drops, repeats or randomly samples examples, the
                 size of its dataset. Pass it if a pass shows another number of examples for other reasons.
@@ -181,11 +189,11 @@ class Inference(Strategy):
             StorageError: If the checkpoint cannot be written.
         """
         problem = FitProblem(
-            model=model,
+            model=with_output(model, output),
             data=data,
             validation=validation,
             layout=None if spec is None else spec.layout,
-            likelihood=Likelihood.of(likelihood),
+            likelihood=as_likelihood(likelihood),
             generator=generator or torch.Generator().manual_seed(0),
             checkpoint=None if checkpoint is None else Path(checkpoint),
             progress=progress,
@@ -213,14 +221,15 @@ class Inference(Strategy):
         return self._fit(problem)
 
     @final
-    def check(
+    def check(  # ruff: ignore[too-many-arguments] - as for `fit`
         self,
         model: nn.Module,
         data: Batches,
         *,
         validation: Batches | None = None,
         spec: PermutationSpec | None = None,
-        likelihood: Likelihood | str = "categorical",
+        likelihood: LikelihoodLike = "categorical",
+        output: OutputChoice | None = None,
         num_examples: int | None = None,
     ) -> None:
         """Raise if `fit` would reject the same arguments, without training.
@@ -233,18 +242,19 @@ class Inference(Strategy):
             data: Batches ``(inputs, targets)``.
             validation: Held-out batches for early stopping.
             spec: Permutation symmetries of the network.
-            likelihood: A likelihood, or its registered name.
+            likelihood: A likelihood, as in `fit`.
+            output: Which output of the model the likelihood uses, as for `Task`.
             num_examples: Number of examples in the dataset; counted if None.
 
         Raises:
             InvalidInputError: If the data, the model and the options are not compatible.
         """
         problem = FitProblem(
-            model=model,
+            model=with_output(model, output),
             data=data,
             validation=validation,
             layout=None if spec is None else spec.layout,
-            likelihood=Likelihood.of(likelihood),
+            likelihood=as_likelihood(likelihood),
             generator=torch.Generator().manual_seed(0),
         )
         self.check_problem(_surveyed(problem, num_examples))

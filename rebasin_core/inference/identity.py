@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from rebasin_core.inference.base import FitProblem
     from rebasin_core.strategy import Strategy
+    from rebasin_core.tensors.inputs import AnyInputs
 
 # Normalization layers need more than one example.
 _PROBE_ROWS = 2
@@ -31,6 +32,7 @@ _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 # Prefix of values that messages omit.
 _DIGEST = "digest:"
 _PROBE = "probe/"
+_INPUTS = "inputs"
 _MODES = {"evaluation": False, "training": True}
 
 
@@ -77,7 +79,7 @@ class ProblemIdentity:
             "state of the generator": _DIGEST + digest_of_tensors({"state": problem.generator.get_state()}),
         }
         inputs = next(checked_batches(problem.data))[0][:_PROBE_ROWS]
-        return cls(parts, {"inputs": inputs, **_outputs(problem, inputs)})
+        return cls(parts, {**_named(inputs), **_outputs(problem, inputs)})
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors to store in a checkpoint.
@@ -103,14 +105,16 @@ class ProblemIdentity:
         """
         stored = document.get("identity")
         probe = {name.removeprefix(_PROBE): t for name, t in tensors.items() if name.startswith(_PROBE)}
-        if not isinstance(stored, Mapping) or "inputs" not in probe:
+        given = next(checked_batches(problem.data))[0][:_PROBE_ROWS]
+        inputs = _with_tensors(given, probe)
+        if not isinstance(stored, Mapping) or not any(name.startswith(_INPUTS) for name in probe):
             message = (
                 f"{path} was written by an earlier version and does not identify its data and network; remove it or "
                 "name another checkpoint"
             )
             raise FileFormatError(message)
         differences = _differences(stored, self.parts)
-        if not differences and not _equal_outputs(probe, _outputs(problem, probe["inputs"])):
+        if not differences and (inputs is None or not _equal_outputs(probe, _outputs(problem, inputs))):
             differences = ["the outputs of the network (for example, by another activation)"]
         if differences:
             message = (
@@ -120,7 +124,25 @@ class ProblemIdentity:
             raise FileFormatError(message)
 
 
-def _outputs(problem: FitProblem, inputs: Tensor) -> dict[str, Tensor]:
+def _named(inputs: AnyInputs) -> dict[str, Tensor]:
+    """Return the tensors of inputs by the names under which a checkpoint stores them."""
+    if isinstance(inputs, Tensor):
+        return {_INPUTS: inputs}
+    return {f"{_INPUTS}/{index}": tensor for index, tensor in enumerate(inputs.tensors())}
+
+
+def _with_tensors(like: AnyInputs, stored: Mapping[str, Tensor]) -> AnyInputs | None:
+    """Return inputs with stored tensors instead of their own; None if others are stored."""
+    names = list(_named(like))
+    if set(names) != {name for name in stored if name.startswith(_INPUTS)}:
+        return None
+    if isinstance(like, Tensor):
+        return stored[_INPUTS]
+    tensors = iter([stored[name] for name in names])
+    return like.mapped(lambda _: next(tensors))
+
+
+def _outputs(problem: FitProblem, inputs: AnyInputs) -> dict[str, Tensor]:
     """Return a network's outputs in both modes, under a fixed seed; omit a mode in which it cannot run the inputs."""
     first = next(problem.model.parameters())
     devices = [first.device] if first.device.type == "cuda" else []

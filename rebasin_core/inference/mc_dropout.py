@@ -11,6 +11,7 @@ from torch.nn import functional
 from typing_extensions import override
 
 from rebasin_core.errors import InvalidInputError, UnreadWeightWarning
+from rebasin_core.evaluation.batches import checked_batches
 from rebasin_core.evaluation.reading import Interception, Product, WeightUse
 from rebasin_core.inference.gradient import AbstractOptimizedInference
 from rebasin_core.inference.options import PriorScale
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from rebasin_core.inference.base import FitProblem
     from rebasin_core.inference.objective import AbstractObjective
     from rebasin_core.posteriors.base import Posterior
+    from rebasin_core.tensors.inputs import AnyInputs
 
 # Number of examples with which the network is read; normalization layers need more than one.
 _TRIAL_ROWS = 2
@@ -91,7 +93,7 @@ class _Objective(AbstractStackedObjective):
         self._uses: list[WeightUse] | None = None
 
     @override
-    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, inputs: AnyInputs, targets: Tensor) -> Tensor:
         self._dropout_uses(inputs)
         return super().loss(inputs, targets)
 
@@ -106,11 +108,11 @@ class _Objective(AbstractStackedObjective):
             return product.output(functional.dropout(inputs, self._rate))
         return product.output(torch.feature_dropout(inputs, self._rate, train=True))
 
-    def _dropout_uses(self, inputs: Tensor | None = None) -> list[WeightUse]:
+    def _dropout_uses(self, inputs: AnyInputs | None = None) -> list[WeightUse]:
         """Return the products with dropout on their inputs, one per weight, in the order of the parameters."""
         if self._uses is None:
             if inputs is None:
-                inputs = self.model.to_device(next(iter(self.problem.data))[0])
+                inputs = self.model.to_device(next(checked_batches(self.problem.data))[0])
             # Reading the network runs it, and must not advance the generator of its own stochastic layers.
             devices = [inputs.device] if inputs.device.type == "cuda" else []
             with torch.random.fork_rng(devices=devices):

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from rebasin_core.evaluation.functional import FunctionalModel
     from rebasin_core.inference.base import FitProblem
     from rebasin_core.posteriors.base import Posterior
+    from rebasin_core.tensors.inputs import AnyInputs
 
 # Schedules that set learning rates by their own options, and ignore those of the parameter groups.
 _ABSOLUTE_SCHEDULES = frozenset({"OneCycleLR", "CyclicLR"})
@@ -243,7 +244,7 @@ class _Objective(AbstractObjective):
         self._weight = self._method.kl_weight * min(1.0, (step + 1) / warmup if warmup else 1.0)
 
     @override
-    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, inputs: AnyInputs, targets: Tensor) -> Tensor:
         mean, stddev = self._moments()
         outputs, sample = self._run(mean, stddev, inputs)
         self.problem.likelihood.check(outputs, targets)
@@ -298,7 +299,7 @@ class _Objective(AbstractObjective):
         return mean, stddev
 
     def _run(
-        self, mean: dict[str, Tensor], stddev: dict[str, Tensor], inputs: Tensor
+        self, mean: dict[str, Tensor], stddev: dict[str, Tensor], inputs: AnyInputs
     ) -> tuple[Tensor, dict[str, Tensor]]:
         if self._network is None:
             # Two examples show which layers are called; normalization layers need more than one.

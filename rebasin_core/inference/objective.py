@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rebasin_core.evaluation.functional import FunctionalModel
     from rebasin_core.inference.base import FitProblem
     from rebasin_core.posteriors.base import Posterior
+    from rebasin_core.tensors.inputs import AnyInputs
 
 
 class AbstractObjective(ABC):
@@ -49,7 +50,7 @@ class AbstractObjective(ABC):
         self.memory: dict[str, Tensor] = {}
 
     @abstractmethod
-    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, inputs: AnyInputs, targets: Tensor) -> Tensor:
         """Return the objective on a batch, a scalar in nats per example, summed over members.
 
         Data terms are means over the batch; terms without data are divided by the number N of examples. The training

@@ -7,7 +7,6 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, final
 
 import torch
-from torch.func import functional_call
 from typing_extensions import override
 
 from rebasin_core.errors import InvalidInputError
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from rebasin_core.inference.base import FitProblem
     from rebasin_core.inference.options import PriorScale
     from rebasin_core.posteriors.prior import GaussianPrior
+    from rebasin_core.tensors.inputs import AnyInputs
 
 # Coordinate-wise optimizers: networks that are stacked in one tensor do not influence each other.
 _ENTRYWISE = frozenset({
@@ -122,7 +122,7 @@ class StackedNetworks:
         self._together = (_is_faster_together(model, members) if together is None else together) and members > 1
         self._around = around or (lambda _: nullcontext())
 
-    def __call__(self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+    def __call__(self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: AnyInputs) -> Tensor:
         """Return the outputs of all networks.
 
         Args:
@@ -151,12 +151,11 @@ class StackedNetworks:
                 outputs.append(self._model(tensors, inputs))
         return torch.stack(outputs)
 
-    def _batched(self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+    def _batched(self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: AnyInputs) -> Tensor:
         def call(own: dict[str, Tensor], kept: dict[str, Tensor]) -> Tensor:
             tensors = {**own, **kept}
-            with self._around(tensors), self._model.arithmetic():
-                outputs: Tensor = functional_call(self._model.module, tensors, (inputs,))
-            return outputs.to(inputs.dtype) if inputs.is_floating_point() else outputs
+            with self._around(tensors):
+                return self._model.uncompiled(tensors, inputs)
 
         # Each network has its own dropout masks.
         run = torch.vmap(call, randomness="different")
@@ -217,7 +216,7 @@ class AbstractStackedObjective(AbstractObjective):
         return nullcontext()
 
     @override
-    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, inputs: AnyInputs, targets: Tensor) -> Tensor:
         outputs = self._networks(self.parameters, self.buffers, inputs)
         likelihood = self.problem.likelihood
         likelihood.check(outputs[0], targets)

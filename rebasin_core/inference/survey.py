@@ -14,9 +14,11 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.batches import checked_batches
 from rebasin_core.evaluation.predictive import EpochBatches
+from rebasin_core.tensors.inputs import input_tensors
 
 if TYPE_CHECKING:
-    from rebasin_core.evaluation.task import Batches
+    from rebasin_core.evaluation.batches import Batches
+    from rebasin_core.tensors.inputs import AnyInputs
 
 # The sum of digests modulo this number does not depend on the order of the examples.
 _MODULUS = 2**128
@@ -134,11 +136,13 @@ class _Contents:
         self._order = hashlib.blake2b(digest_size=16)
         self._dtypes: set[str] = set()
 
-    def add(self, inputs: Tensor, targets: Tensor) -> None:
+    def add(self, inputs: AnyInputs, targets: Tensor) -> None:
         """Add a batch."""
-        self._dtypes |= {f"inputs {inputs.dtype}", f"targets {targets.dtype}"}
-        for row, target in zip(_rows(inputs), _rows(targets), strict=True):
-            first = _digest(row)
+        own = [tensor if tensor.ndim else tensor.expand(len(inputs)) for tensor in input_tensors(inputs)]
+        self._dtypes |= {*(f"inputs {tensor.dtype}" for tensor in own), f"targets {targets.dtype}"}
+        rows = zip(*(_rows(tensor) for tensor in own), strict=True)
+        for row, target in zip(rows, _rows(targets), strict=True):
+            first = _digest(b"".join(row))
             second = _digest(target)
             both = _digest(first + second)
             for name, digest in (("inputs", first), ("targets", second), ("pairs", both)):

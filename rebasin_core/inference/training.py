@@ -17,13 +17,13 @@ from rebasin_core.inference.checkpoint import TrainingState
 from rebasin_core.inference.early_stopping import EarlyStopping
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from torch.optim.lr_scheduler import LRScheduler
 
     from rebasin_core.inference.augmentation import Augmentation
     from rebasin_core.inference.identity import ProblemIdentity
     from rebasin_core.inference.objective import AbstractObjective
     from rebasin_core.inference.optimizer import Interval
+    from rebasin_core.tensors.inputs import AnyInputs
 
 # A checkpoint is due after 20 times the duration of the last writing: writing takes at most 5 % of the run time.
 _CHECKPOINT_INTERVAL = 20
@@ -159,7 +159,7 @@ class TrainingLoop:
         self._advance_schedule("epoch")
         return total / count / self.objective.members
 
-    def _augmented(self, inputs: Tensor) -> Tensor:
+    def _augmented(self, inputs: AnyInputs) -> AnyInputs:
         augmentation = self._optimization.augmentation
         return inputs if augmentation is None else augmentation(inputs, self._problem.generator)
 

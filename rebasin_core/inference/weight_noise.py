@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rebasin_core.evaluation.functional import FunctionalModel
+    from rebasin_core.tensors.inputs import AnyInputs
 
 EstimatorName: TypeAlias = Literal["local", "flipout", "weights"]
 # Lower bound of the variance of a pre-activation: the square root has no derivative at zero.
@@ -55,7 +56,7 @@ class WeightNoise:
     def __init__(
         self,
         model: FunctionalModel,
-        inputs: Tensor,
+        inputs: AnyInputs,
         tensors: Mapping[str, Tensor],
         generator: torch.Generator,
         *,
@@ -71,7 +72,7 @@ class WeightNoise:
         self.local_names = {name for use in self._layers for name in use.parameter_names}
 
     def __call__(
-        self, mean: Mapping[str, Tensor], stddev: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Tensor
+        self, mean: Mapping[str, Tensor], stddev: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: AnyInputs
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Run the model with newly sampled noise.
 

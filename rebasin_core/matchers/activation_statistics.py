@@ -12,7 +12,7 @@ from rebasin_core.errors import InvalidInputError, UnreadWeightWarning
 from rebasin_core.evaluation.batches import checked_batches
 from rebasin_core.evaluation.functional import FunctionalModel
 from rebasin_core.evaluation.reading import Interception, ModelReading, WeightUse
-from rebasin_core.symmetry.axis import Atom, Axis, atoms_of, is_fixed
+from rebasin_core.symmetry.axis import Atom, Axis, atoms_of, is_fixed, product
 from rebasin_core.tensors.precision import widened, working_dtype
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from rebasin_core.evaluation.likelihood import Likelihood
     from rebasin_core.matchers.base import MatchProblem
+    from rebasin_core.symmetry.layout import Layout
+    from rebasin_core.tensors.inputs import AnyInputs
 
 ResponseMetric: TypeAlias = Literal["correlation", "covariance"]
 
@@ -93,7 +95,7 @@ class CrossMoments:
         pair.warn_of_unread_groups()
         return pair
 
-    def add(self, inputs: Tensor, targets: Tensor, samples: int) -> None:
+    def add(self, inputs: AnyInputs, targets: Tensor, samples: int) -> None:
         """Run both networks on a batch and add to the sums.
 
         Args:
@@ -114,8 +116,8 @@ class CrossMoments:
                 self._activations(side, uses, tensors, inputs, targets)
                 for side, uses, tensors in zip(self._sides, self._uses, sampled, strict=True)
             ]
-            for name, first in outputs[0].items():
-                second = outputs[1][name]
+            for name in outputs[0].keys() & outputs[1].keys() if self._problem.layout.stacks else outputs[0]:
+                first, second = outputs[0][name], outputs[1][name]
                 parts = [
                     first @ second.T,
                     first.sum(1), second.sum(1), first.square().sum(1), second.square().sum(1),
@@ -163,7 +165,7 @@ class CrossMoments:
                     varies = variance > _ROUNDINGS * torch.finfo(self._dtype).eps * square / count
                     scales.append(torch.where(varies, variance, torch.full_like(variance, torch.inf)).rsqrt())
                 covariance *= torch.outer(*scales)
-            axis = self._problem.layout.axes[name][self._axis(name)]
+            axis = axis_of_units(self._problem.layout, name, self._axis(name))
             found[name] = ((Atom(axis.size), axis), covariance)
         return found
 
@@ -184,9 +186,10 @@ class CrossMoments:
 
     def warn_of_unread_groups(self) -> None:
         """Warn about groups that are not compared because no product of the network computes their units."""
-        axes = self._problem.layout.axes
-        compared = {atom.group for name in self._sums for atom in atoms_of(axes[name][self._axis(name)])}
-        missing = sorted(self._problem.layout.groups.keys() - compared)
+        layout = self._problem.layout
+        axes = [axis_of_units(layout, name, self._axis(name)) for name in self._sums]
+        compared = {atom.group for axis in axes for atom in atoms_of(axis)}
+        missing = sorted(layout.groups.keys() - compared)
         if missing and self._sums:
             why = "".join(f"; `{name}`: {reason}" for name, reason in self._readings[0].excluded.items())
             message = f"no product with a weight computes the units of {missing}, so they are not compared{why}"
@@ -206,7 +209,7 @@ class CrossMoments:
         model: FunctionalModel,
         uses: Mapping[str, WeightUse],
         tensors: Mapping[str, Tensor],
-        inputs: Tensor,
+        inputs: AnyInputs,
         targets: Tensor,
     ) -> dict[str, Tensor]:
         """Return the activations, or the gradients with respect to them, ``[units, rows]`` for every weight."""
@@ -228,18 +231,55 @@ class CrossMoments:
                 self._likelihood.check(outputs, targets)
                 (-self._likelihood.log_prob(outputs, targets)).sum().backward()
                 kept = {n: torch.zeros_like(t) if t.grad is None else t.grad for n, t in kept.items()}
-        return {name: uses[name].by_unit(output) for name, output in kept.items()}
+        return self._joined({name: uses[name].by_unit(output) for name, output in kept.items()})
+
+    def _joined(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return activations ``[units, rows]`` with those of a stack concatenated, under the name of its first tensor.
+
+        They are comparable if all members are computed from the same rows: if each expert sees all tokens.
+        """
+        layout = self._problem.layout
+        found: dict[str, Tensor] = {}
+        for name, output in outputs.items():
+            stack = layout.stacks.get(layout.key(name))
+            members = [name] if stack is None else [member for member in stack.members if member in outputs]
+            if stack is None:
+                found[name] = output
+            elif members == [*stack.members] and name == members[0]:
+                parts = [outputs[member] for member in members]
+                if len({part.shape for part in parts}) == 1:
+                    found[name] = torch.cat(parts)
+        return found
 
     def _fitting(self, reading: ModelReading) -> dict[str, WeightUse]:
         """Return the products whose units a group permutes, by the name of their weight."""
-        axes = self._problem.layout.axes
+        layout = self._problem.layout
         return {
             use.name: use
             for use in reading.products
-            if use.name in axes and not is_fixed(axes[use.name][use.output_axis or 0])
+            if layout.key(use.name) in layout.axes
+            and not is_fixed(axis_of_units(layout, use.name, use.output_axis or 0))
         }
 
     def _axis(self, name: str) -> int:
         """Return the index of the axis of a weight along which its output units lie."""
         uses = (self._uses or [{}])[0]
         return uses[name].output_axis or 0
+
+
+def axis_of_units(layout: Layout, name: str, index: int) -> Axis:
+    """Return the axis of the units that a weight computes.
+
+    Args:
+        layout: The groups.
+        name: Name of the weight.
+        index: Index of its axis.
+
+    Returns:
+        The axis; for a weight in a stack, the product of the groups of the stack and the axis.
+    """
+    key = layout.key(name)
+    if key not in layout.stacks:
+        return layout.axes[key][index]
+    count = len(layout.stacks[key].sizes)
+    return product(*layout.axes[key][:count], layout.axes[key][count + index])

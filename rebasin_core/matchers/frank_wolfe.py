@@ -144,8 +144,12 @@ class FrankWolfeMatcher(Matcher):
     def _ascent(self, problem: MatchProblem, reference: Channels, candidate: Channels) -> Relaxation:
         """Return the relaxed problem, at its start."""
         layout = problem.layout
-        permuted = candidate if problem.initial is None else problem.initial.apply(candidate)
-        terms = [term for name, t in reference.items() for term in terms_of(layout.axes[name], t, permuted[name])]
+        permuted = layout.stacked(candidate if problem.initial is None else problem.initial.apply(candidate))
+        terms = [
+            term
+            for name, t in layout.stacked(reference).items()
+            for term in terms_of(layout.axes[name], t, permuted[name])
+        ]
         groups = [name for name, group in layout.groups.items() if group.within is None and group.size > 1]
         uniform = self.start == "uniform" and problem.initial is None
         return Relaxation(layout, joined(terms), groups, AutoAssignment(), uniform=uniform)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rebasin_core.evaluation.likelihood import Likelihood
     from rebasin_core.matchers.base import MatchProblem
     from rebasin_core.symmetry.permutation import GroupElement
+    from rebasin_core.tensors.inputs import AnyInputs
 
 
 BY_LOSS = "minimizes the loss at the midpoint, for which a permuted copy of the reference need not be optimal"
@@ -65,7 +66,13 @@ class MidpointLoss:
         self._buffers = widened(reference.buffers), widened(problem.candidate.buffers)
 
     def at(
-        self, mean: Mapping[str, Tensor], permutation: GroupElement, inputs: Tensor, targets: Tensor, *, t: float = 0.5
+        self,
+        mean: Mapping[str, Tensor],
+        permutation: GroupElement,
+        inputs: AnyInputs,
+        targets: Tensor,
+        *,
+        t: float = 0.5,
     ) -> Tensor:
         """Return the loss on a batch at a point between the two networks, differentiable in ``mean``.
 

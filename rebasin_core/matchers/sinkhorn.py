@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from rebasin_core.matchers.base import MatchResult
     from rebasin_core.symmetry.axis import Atom
+    from rebasin_core.tensors.inputs import AnyInputs
 
 SinkhornLoss: TypeAlias = Literal["weights", "midpoint", "random"]
 
@@ -109,7 +110,7 @@ class SinkhornMatcher(Matcher):
         return best.result(interruption.outcome(MatchOutcome.BUDGET), {"total": perf_counter() - start})
 
 
-Batch: TypeAlias = "tuple[Tensor, Tensor] | None"
+Batch: TypeAlias = "tuple[AnyInputs, Tensor] | None"
 _STEPS = 20
 
 
@@ -155,7 +156,9 @@ class _Soft:
         def act(cell: Tensor, atoms: tuple[Atom, ...]) -> Tensor:
             return act_softly(self._layout, matrices, cell, atoms)
 
-        return {name: map_cells(tensor, self._layout.axes[name], act) for name, tensor in tensors.items()}
+        stacked = self._layout.stacked(tensors)
+        permuted = {name: map_cells(tensor, self._layout.axes[name], act) for name, tensor in stacked.items()}
+        return self._layout.unstacked(permuted)
 
     def rounded(self) -> Permutation:
         """Return the permutations nearest to the matrices."""

@@ -15,7 +15,7 @@ from rebasin_core.coupling.ground_cost import WeightCosts, activation_costs
 from rebasin_core.coupling.nested_groups import families_of, family_plans, nearest_permutations, permutation_cost
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.functional import FunctionalModel
-from rebasin_core.matchers.activation_statistics import CrossMoments
+from rebasin_core.matchers.activation_statistics import CrossMoments, axis_of_units
 from rebasin_core.matchers.base import Matcher, MatchOutcome, MatchProblem
 from rebasin_core.matchers.channel import mean_channels, moment_channels
 from rebasin_core.matchers.search import BestSoFar
@@ -204,7 +204,8 @@ class TransportMatcher(Matcher):
         channels = [self._channels(q) for q in (problem.reference, problem.candidate)]
         for side, role in zip(channels, ("the reference", "the candidate"), strict=True):
             require_finite(side, role)
-        ground = WeightCosts(coupling, channels[0], channels[1], families)
+        reference, candidate = coupling.layout.stacked(channels[0]), coupling.candidate_layout.stacked(channels[1])
+        ground = WeightCosts(coupling, reference, candidate, families)
         waiting = list(families)
         while waiting:
             group = max(waiting, key=lambda name: ground.share_known(name, coupling.plans))
@@ -233,7 +234,7 @@ class TransportMatcher(Matcher):
     def _by_activations(self, moments: CrossMoments, coupling: Coupling, families: Families) -> Coupling:
         costs: dict[str, dict[str, Tensor]] = {}
         for name, (index, distances) in moments.distances().items():
-            axes = coupling.layout.axes[name][index], coupling.candidate_layout.axes[name][index]
+            axes = axis_of_units(coupling.layout, name, index), axis_of_units(coupling.candidate_layout, name, index)
             for group, unit, part in activation_costs(families, axes, distances):
                 known = costs.setdefault(group, {})
                 known[unit] = known[unit] + part if unit in known else part

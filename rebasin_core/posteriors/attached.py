@@ -13,7 +13,7 @@ from rebasin_core.posteriors.auxiliary import AuxiliaryTensors
 from rebasin_core.posteriors.base import KIND, Posterior
 from rebasin_core.posteriors.checks import require_same_tensors
 from rebasin_core.posteriors.interpolation import interpolate, interpolate_buffers
-from rebasin_core.posteriors.transformation import require_ones, require_untransformed, transformed_scales
+from rebasin_core.posteriors.transformation import require_untransformed, require_values, transformed_scales
 from rebasin_core.tensors.checks import require_finite
 from rebasin_core.tensors.files import OF_DAMAGED_TENSORS, read_tensors
 from rebasin_core.tensors.modules import copied
@@ -239,13 +239,13 @@ class AbstractAttachedPosterior(Posterior):
     def permute(self, permutation: Permutation) -> Self:
         permutation.layout.check({**next(iter(self._fields.values())), **self._fixed, **self.buffers}, self.kind)
         fields = {field: self._permuted_field(permutation, field) for field in self._fields}
-        return self._rebuild(fields, self._permuted_unattached(permutation), self._auxiliary.mapped(permutation.apply))
+        return self._rebuild(fields, self._permuted_unattached(permutation), self._auxiliary.permuted(permutation))
 
     @final
     @override
     def _transform(self, element: SymmetryElement) -> Self:
         element.layout.check({**next(iter(self._fields.values())), **self._fixed, **self.buffers}, self.kind)
-        require_ones(self.kind, element, lambda: ({**self.shared_mean(), **self.buffers}, self._stddev()))
+        require_values(self.kind, element, lambda: ({**self.shared_mean(), **self.buffers}, self._stddev()))
         return self._rebuild(
             self._transformed_fields(element),
             self._permuted_unattached(element.permutation),

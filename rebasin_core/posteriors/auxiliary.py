@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from rebasin_core.symmetry.permutation import Permutation
     from rebasin_core.symmetry.symmetry_element import SymmetryElement
     from rebasin_core.tensors.names import TensorNames
 
@@ -103,6 +104,18 @@ class AuxiliaryTensors:
         """
         prior = None if self.prior is None else self.prior.mapped(function)
         return AuxiliaryTensors(function(self.buffers), function(self.fixed), prior)
+
+    def permuted(self, permutation: Permutation) -> AuxiliaryTensors:
+        """Apply a permutation to buffers, fixed parameters and the prior.
+
+        Args:
+            permutation: The permutation.
+
+        Returns:
+            The new auxiliary tensors.
+        """
+        prior = None if self.prior is None else self.prior.permuted(permutation)
+        return AuxiliaryTensors(permutation.apply(self.buffers), permutation.apply(self.fixed), prior)
 
     def transformed(self, element: SymmetryElement) -> AuxiliaryTensors:
         """Apply a group element with linear maps to buffers, fixed parameters and the prior.

@@ -225,7 +225,9 @@ class Posterior(ABC):
         Returns:
             Noise for ``self.permute(permutation).from_noise``.
         """
-        attached = {name: tensor for name, tensor in noise.items() if name in permutation.layout.axes}
+        attached = {
+            name: tensor for name, tensor in noise.items() if permutation.layout.key(name) in permutation.layout.axes
+        }
         return {**noise, **permutation.apply(attached)}
 
     @final
@@ -252,7 +254,7 @@ class Posterior(ABC):
         This implementation transforms each tensor that has the name of a tensor of the layout by the signs and the
         orthogonal maps of the element, and returns all others unchanged.
         """
-        attached = {name: tensor for name, tensor in noise.items() if name in element.layout.axes}
+        attached = {name: tensor for name, tensor in noise.items() if element.layout.key(name) in element.layout.axes}
         return {**noise, **isometry_of(element).apply_to_deviations(attached)}
 
     @final

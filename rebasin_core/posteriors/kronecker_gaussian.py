@@ -14,6 +14,7 @@ from rebasin_core.posteriors.checks import require_nonnegative
 from rebasin_core.posteriors.gaussian import AbstractGaussianPosterior, require_same_random, unit_rows
 from rebasin_core.posteriors.pairs import register_kl
 from rebasin_core.posteriors.transformation import acting_on, raise_not_closed
+from rebasin_core.symmetry.stack_action import applied_to_axes
 from rebasin_core.tensors.eigenbasis import orthogonalized
 from rebasin_core.tensors.modules import copied
 from rebasin_core.tensors.noise import standard_normal
@@ -254,14 +255,20 @@ class KroneckerGaussianPosterior(AbstractGaussianPosterior):
         tensors = self._fields[field]
         if field == "mean":
             return permutation.apply(tensors)
+        return applied_to_axes(permutation, tensors, lambda name: self._dims(name, field))
+
+    def _dims(self, name: str, field: str) -> range:
+        """Return the axes of a parameter that the tensors of a field have."""
         if field == "scale":
-            return dict(tensors)
-        return {
-            name: permutation.apply_to_axes(
-                name, tensor, range(1) if field == "left" else range(1, self._dimensions(name))
-            )
-            for name, tensor in tensors.items()
-        }
+            return range(0)
+        return range(1) if field == "left" else range(1, self._dimensions(name))
+
+    @override
+    def permute_noise(self, permutation: Permutation, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        # Only exchanges of whole parameters change it.
+        own = {name: noise[f"{name}/eigenbasis"] for name in self._fields["scale"]}
+        moved = applied_to_axes(permutation, own, lambda _: range(0))
+        return {**noise, **{f"{name}/eigenbasis": tensor for name, tensor in moved.items()}}
 
     @override
     def _transformed_fields(self, element: SymmetryElement) -> Fields:

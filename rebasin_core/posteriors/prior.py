@@ -10,6 +10,7 @@ import torch
 from rebasin_core.errors import InvalidInputError, NotClosedError
 from rebasin_core.posteriors.transformation import acting_on, transformed_scales
 from rebasin_core.symmetry.permutation import Permutation
+from rebasin_core.symmetry.stack_action import applied_to_axes
 from rebasin_core.tensors.checks import require_finite, require_same_names
 from rebasin_core.tensors.frozen import FrozenMapping
 from rebasin_core.tensors.statistics import gaussian_kl, isotropic_kl
@@ -134,6 +135,17 @@ class GaussianPrior:
         """
         return GaussianPrior(_mapped(self.mean, function), _mapped(self.stddev, function))
 
+    def permuted(self, permutation: Permutation) -> GaussianPrior:
+        """Return the prior after a permutation of the parameters.
+
+        Args:
+            permutation: The permutation. Scalars of parameters in stacks are exchanged with them.
+
+        Returns:
+            The permuted prior.
+        """
+        return GaussianPrior(_permuted(self.mean, permutation), _permuted(self.stddev, permutation))
+
     def transformed(self, element: SymmetryElement) -> GaussianPrior | None:
         """Return the prior after a transformation of the parameters.
 
@@ -169,16 +181,23 @@ class GaussianPrior:
         Returns:
             True if a random permutation does not change the prior.
         """
-        if not any(tensor.dim() for part in (self.mean, self.stddev) for tensor in part.values()):
+        if not layout.stacks and not any(t.dim() for part in (self.mean, self.stddev) for t in part.values()):
             return True
         generator = torch.Generator().manual_seed(0)
         element = Permutation.random(layout, generator=generator)
-        return all(
-            torch.equal(tensor, _mapped({name: tensor}, element.apply)[name])
-            for part in (self.mean, self.stddev)
-            for name, tensor in part.items()
-            if name in layout.axes
-        )
+        for part in (self.mean, self.stddev):
+            own = {name: tensor for name, tensor in part.items() if layout.key(name) in layout.axes}
+            permuted = _permuted(own, element)
+            if not all(torch.equal(tensor, permuted[name]) for name, tensor in own.items()):
+                return False
+        return True
+
+
+def _permuted(tensors: Mapping[str, Tensor], permutation: Permutation) -> dict[str, Tensor]:
+    stacked = permutation.layout.stacks
+    scalars = {n: t for n, t in tensors.items() if not t.dim() and permutation.layout.key(n) in stacked}
+    exchanged = applied_to_axes(permutation, scalars, lambda _: range(0))
+    return {**tensors, **exchanged, **permutation.apply(_whole(tensors))}
 
 
 def _mapped(

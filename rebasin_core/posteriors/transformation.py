@@ -54,10 +54,10 @@ def require_untransformed(kind: str, element: SymmetryElement, names: Iterable[s
             raise_not_closed(kind, linear, f"its tensors `{field}` cannot be transformed (`{name}`)")
 
 
-def require_ones(
+def require_values(
     kind: str, element: SymmetryElement, moments: Callable[[], tuple[Mapping[str, Tensor], Mapping[str, Tensor]]]
 ) -> None:
-    """Raise if a tensor that must be one for a map is random, or is not one.
+    """Raise if a tensor that must be one, or zero, for a map is random, or has another value.
 
     Args:
         kind: Name of the representation.
@@ -67,17 +67,19 @@ def require_ones(
     Raises:
         InvalidInputError: If there is such a tensor; a NotClosedError if it is random.
     """
-    if not any(linear.ones for linear in element.linear_maps.acting()):
+    if not any(linear.required for linear in element.linear_maps.acting()):
         return
     mean, stddev = moments()
-    element.linear_maps.require_ones(mean)
+    element.require_preserving(mean)
+    stddev = element.layout.stacked(stddev)
     for linear in element.linear_maps.acting():
-        for name in linear.ones:
+        for name, value in linear.required.items():
             if name in stddev and bool(stddev[name].any()):
                 raise_not_closed(
                     kind,
                     linear,
-                    f"`{name}` must be one, but is random; fold it into the weights that follow (`rebasin_core.fold`)",
+                    f"`{name}` must be {'one' if value else 'zero'}, but is random; fold it into the weights that "
+                    "follow (`rebasin_core.fold`)",
                 )
 
 
@@ -101,13 +103,14 @@ def transformed_scales(
     Raises:
         NotClosedError: If the transformed entries are not independent.
     """
+    scales = element.layout.stacked(scales)
     for name, scale in scales.items():
         for slot, linear in acting_on(element, name):
             reason = _dependence(element, linear, slot, scale, gaussian=gaussian)
             if reason is not None:
                 raise_not_closed(kind, linear, f"it makes the entries of `{name}` dependent, {reason}")
     absolute = SymmetryElement.from_linear_maps(element.linear_maps.absolute(), element.permutation)
-    return absolute.apply_to_deviations(scales)
+    return element.layout.unstacked(absolute.apply_to_deviations(scales))
 
 
 def _dependence(
@@ -122,7 +125,7 @@ def _dependence(
             continue
         if not gaussian or linear.kind is Kind.INVERTIBLE:
             return "since they are random"
-        parts = cell.chunk(2, dim) if linear.kind is Kind.ROTATION else [cell]
+        parts = [*linear.pairs.parts(cell, dim)] if linear.kind is Kind.ROTATION else [cell]
         spans = [part.amax(dim) - part.amin(dim) for part in parts] if len(parts) == 1 else [parts[0] - parts[1]]
         if any(bool(span.any()) for span in spans):
             return "since their standard deviations differ"
@@ -139,7 +142,7 @@ def acting_on(element: SymmetryElement, name: str) -> tuple[tuple[Slot, LinearSy
     Returns:
         The slots, each with its linear symmetry.
     """
-    return element.linear_maps.acting_on(element.layout.names.of(name) or name)
+    return element.linear_maps.acting_on(element.layout.key(name))
 
 
 def isometry_of(element: SymmetryElement) -> SymmetryElement:

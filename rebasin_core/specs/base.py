@@ -106,10 +106,11 @@ class PermutationSpec(ABC):
             networks: Tensors of each network by name.
 
         Returns:
-            ``folded_symmetry`` if the scales of all normalizations that it names are one, else ``symmetry``.
+            ``folded_symmetry`` if the scales of all normalizations that it names are one (those that are stored minus
+            one are zero), else ``symmetry``.
         """
-        names = {name for linear in self.folded_symmetry.linear for name in linear.ones}
-        folded = all(bool((tensors[n] == 1).all()) for tensors in networks for n in names if n in tensors)
+        required = [item for linear in self.folded_symmetry.linear for item in linear.required.items()]
+        folded = all(bool((tensors[n] == value).all()) for tensors in networks for n, value in required if n in tensors)
         return self.folded_symmetry if folded else self.symmetry
 
     @property
@@ -141,7 +142,7 @@ class PermutationSpec(ABC):
             SpecError: If the names differ.
             InvalidInputError: If a shape differs.
         """
-        different = sorted(set(tensors) ^ set(self.axes))
+        different = sorted(set(tensors) ^ set(self.layout.tensors))
         if different:
             message = f"{description} and the model have different tensors: {different}"
             raise SpecError(message)

@@ -20,6 +20,7 @@ from rebasin_core.specs.checking.parts import restricted
 from rebasin_core.specs.checking.runs import Inputs
 from rebasin_core.tensors.checks import shorten
 from rebasin_core.tensors.frozen import FrozenMapping
+from rebasin_core.tensors.inputs import call_arguments
 from rebasin_core.tensors.modules import named_tensors, unwrapped
 
 if TYPE_CHECKING:
@@ -217,7 +218,7 @@ def check_spec(  # ruff: ignore[too-many-arguments] - the last three have defaul
     generator = generator or torch.Generator().manual_seed(0)
     model = unwrapped(model)
     spec.require_fit(named_tensors(model))
-    inputs = Inputs.of(example_inputs, kwargs)
+    inputs = Inputs.of(*call_arguments(model, example_inputs, kwargs))
 
     def examined(layout: Layout, tries: int, symmetry: Symmetry | None = None) -> Findings:
         return Examination(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 from typing_extensions import override
 
 from rebasin_core.errors import FileFormatError
+from rebasin_core.symmetry.linear import LinearSymmetry
 from rebasin_core.tensors.frozen import FrozenMapping
 from rebasin_core.tensors.reading import shown
 
@@ -85,21 +86,26 @@ class Foldable:
         readers: Dimensions of weights along which the normalized units have mean zero if the listed scales are one and
             the listed shifts are zero. Adding a multiple of $e$ along one does not change the function then.
         obstacles: For scales and shifts that cannot be folded, the reason.
+        offset_scales: For normalizations that multiply by $1 + w$, where $w$ is a parameter: families of factors of
+            $1 + w$, in whose degrees $w$ represents $1 + w$, in the layout of `PermutationSpec.symmetry`.
     """
 
     shifts: Mapping[str, tuple[BiasedWeight, ...]] = field(default_factory=lambda: FrozenMapping({}))
     writers: tuple[Dim, ...] = ()
     readers: Mapping[Dim, tuple[tuple[str, ...], tuple[str, ...]]] = field(default_factory=lambda: FrozenMapping({}))
     obstacles: Mapping[str, Obstacle] = field(default_factory=lambda: FrozenMapping({}))
+    offset_scales: tuple[LinearSymmetry, ...] = ()
 
     def __post_init__(self) -> None:
         """Freeze the mappings."""
         for name in ("shifts", "readers", "obstacles"):
             object.__setattr__(self, name, FrozenMapping(dict(getattr(self, name))))
+        object.__setattr__(self, "offset_scales", tuple(self.offset_scales))
 
     def as_json(self) -> dict[str, Any]:
         """Return plain JSON that `from_json` reads back."""
-        return {
+        offsets = {"offset_scales": [linear.as_json() for linear in self.offset_scales]} if self.offset_scales else {}
+        return offsets | {
             "shifts": {
                 name: [[layer.units.tensor, layer.units.dim, layer.bias] for layer in layers]
                 for name, layers in self.shifts.items()
@@ -121,10 +127,13 @@ class Foldable:
 
         Raises:
             FileFormatError: If the document has another structure.
+            SpecError: If a degree of a scale is not allowed.
         """
         entry: dict[str, Any] = document if isinstance(document, dict) else {}
+        offsets = entry.get("offset_scales", [])
         fits = (
-            entry.keys() == {"shifts", "writers", "readers", "obstacles"}
+            entry.keys() - {"offset_scales"} == {"shifts", "writers", "readers", "obstacles"}
+            and isinstance(offsets, list)
             and _is_mapping_to(entry["shifts"], lambda rows: _are_rows(rows, (str, int, str)))
             and _are_rows(entry["writers"], (str, int))
             and _are_rows(entry["readers"], (str, int, list, list))
@@ -145,6 +154,7 @@ class Foldable:
             tuple(starmap(Dim, entry["writers"])),
             {Dim(*row[:2]): (tuple(row[2]), tuple(row[3])) for row in entry["readers"]},
             {name: Obstacle(*row) for name, row in entry["obstacles"].items()},
+            tuple(map(LinearSymmetry.from_json, offsets)),
         )
 
 

@@ -63,11 +63,13 @@ def to_git_rebasin(spec: PermutationSpec) -> GitRebasinSpec:
         if not all(
             isinstance(axis, Atom) and (axis.group is None or groups[axis.group].within is None) for axis in axes
         )
+        or name in spec.layout.stacks
     ]
     if unsupported:
         message = (
             "the format of Git Re-Basin has at most one permutation per dimension; these axes are products, "
-            f"concatenations or nested groups: {', '.join(unsupported)}. Use `save_spec`, which supports them"
+            f"concatenations or nested groups, or they are those of several tensors that are exchanged: "
+            f"{', '.join(unsupported)}. Use `save_spec`, which supports them"
         )
         raise SpecError(message)
     axes_to_perm = {

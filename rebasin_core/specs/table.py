@@ -13,10 +13,10 @@ from typing_extensions import override
 
 from rebasin_core.errors import SpecError, nearest
 from rebasin_core.specs.base import PermutationSpec, SpecFactory
+from rebasin_core.specs.stacked_rows import stacked_rows
 from rebasin_core.specs.unit_maps import KindsByGroup, UnitMaps, symmetries_of
 from rebasin_core.symmetry.axis import Atom, Group
 from rebasin_core.symmetry.layout import Layout
-from rebasin_core.symmetry.notation import parse_axes
 from rebasin_core.symmetry.resolve import names_of, resolve, solve, without_nesting
 from rebasin_core.tensors.arguments import raise_wrong_type, require_mapping
 from rebasin_core.tensors.checks import require_tensors, shorten
@@ -36,7 +36,9 @@ class TableSpec(PermutationSpec):
 
     Lengths are inferred from the tensors, so one table applies to all widths. A name is a group, ``-`` a fixed axis,
     ``a*b`` a row-major product (flattening), ``a + b`` a concatenation, and ``w@heads`` a group nested in ``heads``:
-    it is permuted separately within each unit of ``heads``.
+    it is permuted separately within each unit of ``heads``. If modules are exchanged with each other, one row states
+    the axes of all of them: ``experts.{expert}.w1.weight`` means ``experts.0.w1.weight``, ``experts.1.w1.weight``,
+    ..., the units of the group ``expert``, and ``{side=left|right}.weight`` for ``left.weight`` and ``right.weight``.
 
     Args:
         tensors: The model, or its parameters and buffers by name. Only names and shapes are used; of a model, also the
@@ -120,10 +122,10 @@ class TableSpec(PermutationSpec):
         for part in (*self.table.values(), *self.table):
             if not isinstance(part, str):
                 raise_wrong_type(part, "names and axes in the table as texts, such as 'hidden, -'")
-        table = {name: parse_axes(text) for name, text in self.table.items()}
-        self._check_names(table)
+        table, shapes = stacked_rows(self.table, self._shapes)
+        self._check_names(table, shapes)
         within = _nesting(table)
-        table, sizes = _solve(table, self._shapes, dict(self.sizes))
+        table, sizes = _solve(table, shapes, dict(self.sizes))
         open_groups = [name for name in within if name not in sizes]
         if open_groups:
             message = f"the shapes do not determine the size of {shorten(open_groups)}; add it to `sizes`"
@@ -133,22 +135,23 @@ class TableSpec(PermutationSpec):
             name: tuple(resolve(axis, groups, f"`{name}`") for axis in table[name])
             if name in table
             else tuple(Atom(length) for length in shape)
-            for name, shape in self._shapes.items()
+            for name, shape in shapes.items()
         }
         buffers = self.buffers if self.buffers is not None or self._names is None else self._names.buffers
         aliases = {} if self._names is None else self._names.aliases
         return Layout(groups, axes, None if buffers is None else frozenset(buffers), aliases)
 
-    def _check_names(self, table: Mapping[str, tuple[Expression, ...]]) -> None:
+    @staticmethod
+    def _check_names(table: Mapping[str, tuple[Expression, ...]], shapes: Mapping[str, tuple[int, ...]]) -> None:
         for name, axes in table.items():
-            if name not in self._shapes:
-                message = f"unknown tensor `{name}` in the table; {nearest(name, self._shapes)}"
+            if name not in shapes:
+                message = f"unknown tensor `{name}` in the table; {nearest(name, shapes)}"
                 raise SpecError(message)
-            if len(axes) != len(self._shapes[name]):
-                message = f"`{name}` has shape {self._shapes[name]}, the table has {len(axes)} axes"
+            if len(axes) != len(shapes[name]):
+                message = f"`{name}` has shape {shapes[name]}, the table has {len(axes)} axes"
                 raise SpecError(message)
         # Scalars, such as step counters, may be omitted.
-        missing = [name for name, shape in self._shapes.items() if name not in table and shape]
+        missing = [name for name, shape in shapes.items() if name not in table and shape]
         if missing:
             message = f"missing from the table: {shorten(missing)}; list every tensor, with `-` for fixed axes"
             raise SpecError(message)

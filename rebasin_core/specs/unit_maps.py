@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from rebasin_core.errors import SpecError, nearest
 from rebasin_core.symmetry.kind import Kind
 from rebasin_core.symmetry.linear import LinearSymmetry, Symmetry
+from rebasin_core.symmetry.pairs import Pairs
 from rebasin_core.symmetry.slots import slots_of
 
 if TYPE_CHECKING:
@@ -56,6 +57,12 @@ class UnitMaps(BaseModel):
     """Scales of normalizations that must be one in all entries; the family then belongs to
     `PermutationSpec.folded_symmetry` only. They are not transformed."""
 
+    pairs: Pairs = Pairs.HALVES
+    """The units that are a pair, for rotations: ``halves`` or ``neighbors``."""
+
+    zeros: tuple[str, ...] = ()
+    """The same for normalizations that multiply by one plus a parameter, which must be zero in all entries."""
+
 
 UnitMapsLike: TypeAlias = str | Mapping[str, object] | UnitMaps
 """A family of maps: its kind as text, a mapping of the fields of `UnitMaps`, or a value of that class."""
@@ -95,14 +102,15 @@ def symmetries_of(kinds: KindsByGroup, layout: Layout) -> tuple[Symmetry, Symmet
         layout: The groups and axes of the table.
 
     Returns:
-        The families without `UnitMaps.ones`; then all families with `UnitMaps.ones` and those that act on other axes.
+        The families without `UnitMaps.ones` and `UnitMaps.zeros`; then all families with them, and those that act on
+        other axes.
 
     Raises:
         SpecError: If the families contradict each other or the layout.
     """
     families = families_of(kinds, layout)
-    scaled = [family for family in families if family.ones]
-    plain = [family for family in families if not family.ones]
+    scaled = [family for family in families if family.required]
+    plain = [family for family in families if not family.required]
     slots = {slot for family in scaled for slot in family.degrees}
     compatible = [family for family in plain if slots.isdisjoint(family.degrees)]
     rotated = frozenset(family.group for family in families if family.kind is Kind.ROTATION)
@@ -122,7 +130,7 @@ def _validated(group: str, entry: object) -> UnitMaps:
         kinds = ", ".join(Kind)
         message = (
             f"`kinds` of group {group!r}: {where}: {first['msg']}, got {first['input']!r}; expected one of the kinds "
-            f"{kinds}, or a mapping with `kind`, `produces`, `consumes` and `ones`"
+            f"{kinds}, or a mapping with `kind`, `produces`, `consumes`, `ones`, `zeros` and `pairs`"
         )
         raise SpecError(message) from error
 
@@ -131,8 +139,11 @@ def _family(layout: Layout, group: str, maps: UnitMaps) -> LinearSymmetry:
     """Return the linear symmetry of a family, with the degree of every slot."""
     slots = slots_of(layout, group)
     ones = {slot.tensor for slot in _matched(maps.ones, slots, group, "ones")}
+    zeros = {slot.tensor for slot in _matched(maps.zeros, slots, group, "zeros")}
     if not maps.produces and not maps.consumes:
-        degrees = {slot: -1 if slot.dim else 1 for slot in slots if slot.tensor not in ones}
+        first = {name: len(stack.sizes) for name, stack in layout.stacks.items()}
+        own = [slot for slot in slots if slot.tensor not in ones | zeros]
+        degrees = {slot: -1 if slot.dim > first.get(slot.tensor, 0) else 1 for slot in own}
     else:
         degrees = dict.fromkeys(_matched(maps.produces, slots, group, "produces"), 1)
         for slot in _matched(maps.consumes, slots, group, "consumes"):
@@ -145,7 +156,7 @@ def _family(layout: Layout, group: str, maps: UnitMaps) -> LinearSymmetry:
             degrees[slot] = -1
     if maps.kind in _SYMMETRIC:
         degrees = dict.fromkeys(degrees, 1)
-    return LinearSymmetry(group, maps.kind, degrees, tuple(sorted(ones)))
+    return LinearSymmetry(group, maps.kind, degrees, tuple(sorted(ones)), tuple(sorted(zeros)), maps.pairs)
 
 
 def _matched(patterns: Sequence[str], slots: Sequence[Slot], group: str, field: str) -> list[Slot]:

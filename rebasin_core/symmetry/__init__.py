@@ -6,6 +6,7 @@ from rebasin_core.symmetry.layout import Layout
 from rebasin_core.symmetry.linear import Kind, LinearSymmetry, Slot, Symmetry
 from rebasin_core.symmetry.linear_action import act_linearly
 from rebasin_core.symmetry.linear_maps import LinearMaps
+from rebasin_core.symmetry.pairs import Pairs
 from rebasin_core.symmetry.permutation import GroupElement, Permutable, Permutation, Transformable
 from rebasin_core.symmetry.symmetry_element import SymmetryElement, load_element
 from rebasin_core.symmetry.unit_map import UnitMap
@@ -20,6 +21,7 @@ __all__ = [
     "Layout",
     "LinearMaps",
     "LinearSymmetry",
+    "Pairs",
     "Permutable",
     "Permutation",
     "Product",

@@ -49,7 +49,7 @@ class AbstractAction(ABC):
         """Raise if this element changes the function of a network with these tensors.
 
         Args:
-            tensors: Tensors by their names in the layout; others are ignored.
+            tensors: Tensors by their names in the layout, those of stacks also one by one; others are ignored.
 
         Raises:
             InvalidInputError: If a tensor must be one in all entries and is not (see `LinearSymmetry`).
@@ -120,25 +120,39 @@ class AbstractAction(ABC):
         layout.check(described, "the mapping", complete=False)
         if check:
             self.require_preserving(described)
+        found = self._transformed_stacks(described)
         transformed: dict[str, Tensor] = {}
         for name, tensor in tensors.items():
             if name in kept:
                 transformed[name] = tensor.clone()
             elif name in repeated:
                 transformed[name] = transformed[repeated[name]]
+            elif own[name] in found:
+                transformed[name] = found[own[name]]
             else:
                 transformed[name] = self._act(own[name], tensor)
         return transformed
+
+    def _transformed_stacks(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return transformed copies of the tensors that belong to stacks, one stack after the other."""
+        found: dict[str, Tensor] = {}
+        for stack in self.layout.stacks.values():
+            members = self.layout.stacked({name: tensors[name] for name in stack.members if name in tensors})
+            acted = {name: self._act(name, tensor) for name, tensor in members.items()}
+            found |= {name: tensor.clone() for name, tensor in self.layout.unstacked(acted).items()}
+        return found
 
     def _transformed_module(self, module: nn.Module) -> nn.Module:
         tensors = named_tensors(module)
         self.layout.check(tensors, "the module")
         own = {name: self.layout.names.of(name) or name for name in tensors}
-        self.require_preserving({own[name]: tensor for name, tensor in tensors.items()})
+        described = {own[name]: tensor for name, tensor in tensors.items()}
+        self.require_preserving(described)
         transformed = copy.deepcopy(module)
         with torch.no_grad():
+            found = self._transformed_stacks(described)
             for name, tensor in named_tensors(transformed).items():
-                tensor.copy_(self._act(own[name], tensors[name]))
+                tensor.copy_(found[own[name]] if own[name] in found else self._act(own[name], tensors[name]))
         return transformed
 
 

@@ -21,7 +21,7 @@ class Kind(StrEnum):
     NONZERO = "nonzero"
     """One nonzero factor per unit (units that enter linearly, such as the ungated half of SwiGLU)."""
     ROTATION = "rotation"
-    """One rotation and positive scale per pair of units (i, i + n/2): a complex factor (rotary positions)."""
+    """One rotation and positive scale per pair of units (see `Pairs`): a complex factor (rotary positions)."""
     ORTHOGONAL = "orthogonal"
     """Orthogonal matrices (the residual stream between normalizations by root mean square)."""
     ORTHOGONAL_FIXING_ONES = "orthogonal_fixing_ones"

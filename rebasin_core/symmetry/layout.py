@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any, cast, final
 from rebasin_core.errors import FileFormatError, InvalidInputError, SpecError, nearest
 from rebasin_core.symmetry.axis import Atom, Axis, Concat, Group, Product, atoms_of, is_fixed
 from rebasin_core.symmetry.cell import Gather, atom_rows, count_cells, gathers_of
-from rebasin_core.symmetry.notation import format_axes, parse_axes
-from rebasin_core.symmetry.resolve import resolve
+from rebasin_core.symmetry.document import read_axes, read_group, read_names, write_axes
+from rebasin_core.symmetry.stack import Stack, names_in, require_leading_axes, stack_of, stacked, unstacked
 from rebasin_core.tensors.arguments import raise_wrong_type, require_mapping
-from rebasin_core.tensors.bounds import MAX_CELLS, MAX_DEPTH, MAX_LENGTH, MAX_UNITS
+from rebasin_core.tensors.bounds import MAX_CELLS, MAX_DEPTH, MAX_UNITS
 from rebasin_core.tensors.checks import shorten
 from rebasin_core.tensors.frozen import FrozenMapping
 from rebasin_core.tensors.names import TensorNames, counters_among
 from rebasin_core.tensors.reading import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from torch import Tensor
 
@@ -36,15 +36,18 @@ class Layout:
 
     Attributes:
         groups: The groups by name.
-        axes: One axis per dimension, for every parameter and buffer.
+        axes: One axis per dimension, for every parameter and buffer. The name of a *stack* has groups in braces:
+            ``experts.{expert}.weight`` is the tensor that stacks ``experts.0.weight``, ``experts.1.weight``, ..., and
+            its first axis is the group ``expert``. ``{side=left|right}.weight`` stacks ``left.weight`` and
+            ``right.weight``.
         buffers: Names of the buffers, used to divide a state dict into parameters and buffers; None if unknown.
         aliases: Further names of tensors in a state dict (tied weights, modules registered twice), each mapped to the
             name in ``axes``.
 
     Raises:
         SpecError: On construction, if a buffer or alias names no tensor, if an atom names an unknown group or has
-            another length than its group, if the nesting is cyclic, or if a tensor has an axis of a nested group but
-            does not have exactly one axis of its outer group.
+            another length than its group, if the nesting is cyclic, if a tensor has an axis of a nested group but
+            does not have exactly one axis of its outer group, or if the first axes of a stack are not its groups.
     """
 
     groups: Mapping[str, Group]
@@ -60,9 +63,10 @@ class Layout:
         object.__setattr__(self, "aliases", FrozenMapping(dict(self.aliases)))
         if self.buffers is not None:
             object.__setattr__(self, "buffers", frozenset(self.buffers))
+        tensors = set(self.tensors)
         for name in (*(self.buffers or ()), *self.aliases.values()):
-            if name not in self.axes:
-                message = f"`buffers` or `aliases` names `{name}`, which has no axes; {nearest(name, self.axes)}"
+            if name not in tensors:
+                message = f"`buffers` or `aliases` names `{name}`, which has no axes; {nearest(name, tensors)}"
                 raise SpecError(message)
         for name in self.groups:
             if math.prod(self.index_shape(name)) > MAX_UNITS:
@@ -74,6 +78,8 @@ class Layout:
                 raise SpecError(message)
             for row in atom_rows(axes):
                 self._check_row(tensor, row)
+        for name in self.stacks:
+            require_leading_axes(name, self.axes[name], self.groups)
 
     def _check_row(self, tensor: str, row: Sequence[Atom]) -> None:
         names = [atom.group for atom in row]
@@ -184,7 +190,7 @@ class Layout:
         """Return the shape of a tensor.
 
         Args:
-            name: Name of a tensor in the layout.
+            name: Name of a tensor or stack in the layout.
 
         Returns:
             One length per axis.
@@ -193,7 +199,64 @@ class Layout:
 
     @cached_property
     def _shapes(self) -> dict[str, tuple[int, ...]]:
-        return {name: tuple(axis.size for axis in axes) for name, axes in self.axes.items()}
+        shapes = {name: tuple(axis.size for axis in axes) for name, axes in self.axes.items()}
+        members = {m: shapes[n][len(stack.sizes) :] for n, stack in self.stacks.items() for m in stack.members}
+        return shapes | members
+
+    @cached_property
+    def stacks(self) -> dict[str, Stack]:
+        """The stacks by name: names in ``axes`` of several tensors of the network."""
+        sizes = {name: group.size for name, group in self.groups.items()}
+        found = {name: stack_of(name, sizes) for name in self.axes}
+        return {name: stack for name, stack in found.items() if stack is not None}
+
+    @cached_property
+    def tensors(self) -> tuple[str, ...]:
+        """The names of the network's tensors: those in ``axes``, with those of stacks one by one."""
+        return names_in(self.axes, {name: group.size for name, group in self.groups.items()})
+
+    @cached_property
+    def _stack_of(self) -> dict[str, str]:
+        return {member: name for name, stack in self.stacks.items() for member in stack.members}
+
+    def key(self, name: str) -> str:
+        """Return the name in ``axes`` of a tensor.
+
+        Args:
+            name: A name in ``tensors``, ``axes`` or ``aliases``, or one that a wrapper gives.
+
+        Returns:
+            The name of its stack, or its own; the same name if it is unknown.
+        """
+        if name in self.axes:
+            return name
+        known = self.names.of(name) or name
+        return self._stack_of.get(known, known)
+
+    def stacked(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return tensors by the names in ``axes``: those of each stack as one.
+
+        Args:
+            tensors: ``[*lead, *shape]`` by the names in `tensors`, or stacked already; any part of them.
+
+        Returns:
+            The same mapping if the layout has no stacks.
+
+        Raises:
+            InvalidInputError: If only some tensors of a stack are given, or they differ in shape, dtype or device.
+        """
+        return stacked(self.stacks, tensors, lambda name: len(self.axes[name])) if self.stacks else tensors
+
+    def unstacked(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return tensors by the names of the network: the inverse of `stacked`.
+
+        Args:
+            tensors: ``[*lead, *shape]`` by the names in ``axes``.
+
+        Returns:
+            The tensors; those of stacks are views.
+        """
+        return unstacked(self.stacks, tensors, lambda name: len(self.axes[name]))
 
     def check(self, tensors: Mapping[str, Tensor], description: str, *, complete: bool = True) -> None:
         """Raise if tensors do not match the layout.
@@ -208,10 +271,9 @@ class Layout:
         Raises:
             InvalidInputError: If a name is unknown or missing, or the trailing dimensions of a shape differ.
         """
-        own = {name: self.names.of(name) for name in tensors}
+        own = {name: name if name in self.stacks else self.names.of(name) for name in tensors}
         unknown = sorted(name for name, known in own.items() if known is None)
-        given = set(own.values())
-        missing = sorted(name for name in self.moved if name not in given) if complete else []
+        missing = self._missing({name for name in own.values() if name is not None}) if complete else []
         if unknown or missing:
             parts = [f"{description} does not match the specification"]
             parts += [f"missing: {shorten(missing)}"] if missing else []
@@ -224,6 +286,12 @@ class Layout:
                 message = f"{description}: `{name}` has shape {shape}, expected {expected} as its last dimensions"
                 raise InvalidInputError(message)
 
+    def _missing(self, given: Collection[str]) -> list[str]:
+        """Return the permuted tensors that are not given; counters of batches may be omitted."""
+        moved = [name for name in self.moved if name not in given]
+        members = [m for name in moved for m in (self.stacks[name].members if name in self.stacks else (name,))]
+        return sorted(m for m in members if m not in given and m not in counters_among([m]))
+
     def _action_as_json(self) -> dict[str, Any]:
         """Return the groups and the axes they act on."""
         return {
@@ -231,7 +299,7 @@ class Layout:
                 name: {"size": group.size} | ({"within": group.within} if group.within else {})
                 for name, group in self.groups.items()
             },
-            "axes": {name: format_axes(axes, dict(self.groups)) for name, axes in self.axes.items()},
+            "axes": {name: write_axes(name, axes, self.groups) for name, axes in self.axes.items()},
         }
 
     def as_json(self) -> dict[str, Any]:
@@ -241,7 +309,7 @@ class Layout:
         """
         document = self._action_as_json()
         if self.buffers is not None:
-            document["buffers"] = [name for name in self.axes if name in self.buffers]
+            document["buffers"] = [name for name in self.tensors if name in self.buffers]
         if self.aliases:
             document["aliases"] = dict(self.aliases)
         return document
@@ -264,12 +332,13 @@ class Layout:
         if not parts or not all(isinstance(part, dict) for part in parts):
             message = f"expected a layout with objects `groups` and `axes`, got {shown(document)}"
             raise FileFormatError(message)
-        groups = {name: _group(name, entry) for name, entry in document["groups"].items()}
+        groups = {name: read_group(name, entry) for name, entry in document["groups"].items()}
         try:
-            axes = {name: _axes(name, text, groups) for name, text in document["axes"].items()}
+            axes = {name: read_axes(name, text, groups) for name, text in document["axes"].items()}
+            tensors = names_in(axes, {name: group.size for name, group in groups.items()})
         except SpecError as error:
             raise FileFormatError(str(error)) from error
-        found = cls(groups, axes, *_names(document, axes))
+        found = cls(groups, axes, *read_names(document, tensors))
         used = {atom.group for of_tensor in axes.values() for axis in of_tensor for atom in atoms_of(axis)}
         unused = sorted(name for name in groups if name not in used)
         if unused:
@@ -280,47 +349,16 @@ class Layout:
     @cached_property
     def names(self) -> TensorNames:
         """The names of the tensors, of the buffers among them, and their aliases."""
-        fixed_buffers = (self.buffers or frozenset()) - set(self.moved)
-        optional = fixed_buffers | counters_among(self.axes)
-        return TensorNames(tuple(self.axes), self.buffers, self.aliases, self._shapes, optional)
+        moved = {name for name in self.tensors if self._stack_of.get(name, name) in set(self.moved)}
+        optional = ((self.buffers or frozenset()) - moved) | counters_among(self.tensors)
+        shapes = {name: self._shapes[name] for name in self.tensors}
+        return TensorNames(self.tensors, self.buffers, self.aliases, shapes, optional)
 
     @cached_property
     def fingerprint(self) -> str:
         """A short hash of the groups and axes; equal layouts have equal fingerprints."""
         text = json.dumps(self._action_as_json(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def require_same_layout(expected: Layout, given: Layout, description: str) -> None:
-    """Raise if two layouts differ.
-
-    Args:
-        expected: A layout.
-        given: Another layout.
-        description: Description of the owner of the second, for the message.
-
-    Raises:
-        InvalidInputError: If their fingerprints differ.
-    """
-    if given.fingerprint != expected.fingerprint:
-        message = (
-            f"{description} belongs to another specification ({given.fingerprint}, expected {expected.fingerprint})"
-        )
-        raise InvalidInputError(message)
-
-
-def require_layout(value: object) -> None:
-    """Raise if a value is not a layout.
-
-    Args:
-        value: Any object.
-
-    Raises:
-        InvalidInputError: If it is not a `Layout`.
-    """
-    if not isinstance(value, Layout):
-        message = f"expected a `Layout`, got `{type(value).__qualname__}`; use the `layout` of the specification"
-        raise InvalidInputError(message)
 
 
 def _require_kinds(groups: object, axes: object) -> None:
@@ -333,50 +371,3 @@ def _require_kinds(groups: object, axes: object) -> None:
     for of_tensor in cast("Mapping[str, object]", axes).values():
         if not isinstance(of_tensor, tuple) or not all(isinstance(axis, Atom | Product | Concat) for axis in of_tensor):
             raise_wrong_type(of_tensor, "a tuple of axes for every tensor", "`table_spec` reads them from texts")
-
-
-def _group(name: str, entry: object) -> Group:
-    """Parse an entry of a document as a group."""
-    entries = entry if isinstance(entry, dict) else {}
-    size, within = entries.get("size"), entries.get("within")
-    if (
-        type(size) is not int
-        or size < 1
-        or not isinstance(within, str | None)
-        or not entries.keys() <= {"size", "within"}
-    ):
-        message = (
-            f"expected for group {shown(name)} an object with `size` (an integer, at least 1) and optionally "
-            f"`within` (the name of a group), got {shown(entry)}"
-        )
-        raise FileFormatError(message)
-    return Group(name, size, within)
-
-
-def _axes(name: str, text: object, groups: Mapping[str, Group]) -> tuple[Axis, ...]:
-    """Parse the axes of a tensor in a document."""
-    if not isinstance(text, str):
-        message = f"expected the axes of {shown(name)} as a text such as 'units, 3', got {shown(text)}"
-        raise FileFormatError(message)
-    axes = tuple(resolve(expression, groups, f"`{name}`") for expression in parse_axes(text))
-    for axis in axes:
-        if not 1 <= axis.size <= MAX_LENGTH:
-            message = f"`{name}`: an axis has {shown(axis.size)} positions, expected 1 to {MAX_LENGTH}"
-            raise SpecError(message)
-    return axes
-
-
-def _names(document: Mapping[str, Any], axes: Mapping[str, object]) -> tuple[frozenset[str] | None, dict[str, str]]:
-    """Return the buffers (None if the document does not list them) and the aliases."""
-    buffers, aliases = document.get("buffers"), document.get("aliases", {})
-    if not (buffers is None or (isinstance(buffers, list) and all(isinstance(name, str) for name in buffers))):
-        message = f"expected `buffers` to be a list of tensor names, got {shown(buffers)}"
-        raise FileFormatError(message)
-    if not (isinstance(aliases, dict) and all(isinstance(name, str) for name in aliases.values())):
-        message = f"expected `aliases` to be an object that maps further names to tensor names, got {shown(aliases)}"
-        raise FileFormatError(message)
-    unknown = sorted({*(buffers or ()), *aliases.values()} - axes.keys())
-    if unknown:
-        message = f"`buffers` or `aliases` names tensors without axes: {shorten(unknown)}"
-        raise FileFormatError(message)
-    return None if buffers is None else frozenset(buffers), aliases

@@ -13,12 +13,16 @@ from rebasin_core.errors import FileFormatError, SpecError, nearest
 from rebasin_core.symmetry.axis import Atom, Axis, Concat, Group, Product, atoms_of, concat, product
 from rebasin_core.symmetry.kind import Kind, Slot
 from rebasin_core.symmetry.layout import Layout
+from rebasin_core.symmetry.pairs import Pairs
+from rebasin_core.symmetry.stack import indices_of
 from rebasin_core.tensors.arguments import raise_wrong_type, require_mapping
 from rebasin_core.tensors.frozen import FrozenMapping
 from rebasin_core.tensors.reading import shown
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
+
+_FIELDS = {"group", "kind", "degrees", "ones", "zeros", "pairs"}
 
 __all__ = ["Kind", "LinearSymmetry", "Slot", "Symmetry"]
 
@@ -38,15 +42,20 @@ class LinearSymmetry:
         degrees: The degree by slot. A degree of 0 is omitted.
         ones: Names of tensors that must be one in all entries, or other maps than the identity change the function
             (scales of normalizations).
+        zeros: Names of tensors that must be zero in all entries (scales of normalizations that multiply by $1 + w$).
+        pairs: The units that are a pair, for rotations.
 
     Raises:
-        SpecError: If there is no degree, or one is not an integer or not allowed for the kind.
+        SpecError: If there is no degree, one is not an integer or not allowed for the kind, a tensor must be one and
+            zero, or there are pairs of neighbors but no rotations.
     """
 
     group: str
     kind: Kind
     degrees: Mapping[Slot, int]
     ones: tuple[str, ...] = ()
+    zeros: tuple[str, ...] = ()
+    pairs: Pairs = Pairs.HALVES
 
     def __post_init__(self) -> None:
         """Freeze the mapping and check the degrees."""
@@ -68,13 +77,30 @@ class LinearSymmetry:
             message = f"group {shown(self.group)}: expected at least one slot with a nonzero degree, got none"
             raise SpecError(message)
         object.__setattr__(self, "degrees", FrozenMapping(degrees))
-        object.__setattr__(self, "ones", tuple(self.ones))
+        object.__setattr__(self, "ones", tuple(sorted(set(self.ones))))
+        object.__setattr__(self, "zeros", tuple(sorted(set(self.zeros))))
+        both = sorted({*self.ones}.intersection(self.zeros))
+        if both:
+            message = f"group {shown(self.group)}: {both} must be one and zero; remove one of the two"
+            raise SpecError(message)
+        if not isinstance(self.pairs, Pairs):
+            raise_wrong_type(self.pairs, "the pairs of a linear symmetry as a member of `Pairs`")
+        if self.pairs is not Pairs.HALVES and self.kind is not Kind.ROTATION:
+            message = f"group {shown(self.group)}: expected pairs of {self.pairs} for rotations only, got {self.kind}"
+            raise SpecError(message)
+
+    @property
+    def required(self) -> Mapping[str, float]:
+        """The tensors that must have one value in all entries, with this value: 1 for ``ones``, 0 for ``zeros``."""
+        return {**dict.fromkeys(self.ones, 1.0), **dict.fromkeys(self.zeros, 0.0)}
 
     def as_json(self) -> dict[str, Any]:
         """Return the symmetry as a JSON object: each degree is a list of tensor, dimension, number and degree."""
         degrees = [[slot.tensor, slot.dim, slot.number, self.degrees[slot]] for slot in sorted(self.degrees)]
         document = {"group": self.group, "kind": str(self.kind), "degrees": degrees}
-        return document | ({"ones": sorted(self.ones)} if self.ones else {})
+        required = {"ones": self.ones, "zeros": self.zeros}
+        document |= {name: list(tensors) for name, tensors in required.items() if tensors}
+        return document | ({} if self.pairs is Pairs.HALVES else {"pairs": str(self.pairs)})
 
     @classmethod
     def from_json(cls, document: object) -> LinearSymmetry:
@@ -91,18 +117,22 @@ class LinearSymmetry:
             SpecError: If a degree is not allowed.
         """
         entry: dict[str, Any] = document if isinstance(document, dict) else {}
-        group, kind, ones = entry.get("group"), entry.get("kind"), entry.get("ones", [])
+        group, kind = entry.get("group"), entry.get("kind")
+        ones, zeros = entry.get("ones", []), entry.get("zeros", [])
         rows = entry.get("degrees")
         kinds = [member for member in Kind if kind == member]
-        fits = isinstance(group, str) and bool(kinds) and entry.keys() <= {"group", "kind", "degrees", "ones"}
+        pairs = [member for member in Pairs if entry.get("pairs", Pairs.HALVES) == member]
+        fits = isinstance(group, str) and bool(kinds) and entry.keys() <= _FIELDS
         fits = fits and isinstance(rows, list) and all(map(_is_degree, rows))
-        if not fits or not isinstance(ones, list) or not all(isinstance(name, str) for name in ones):
+        if not (fits and pairs and _are_names(ones) and _are_names(zeros)):
             message = (
                 "expected a linear symmetry as an object with `group`, `kind` and `degrees` (lists of tensor, "
                 f"dimension, number and degree), got {shown(document)}"
             )
             raise FileFormatError(message)
-        return cls(str(group), kinds[0], {Slot(*row[:3]): row[3] for row in rows or ()}, tuple(ones))
+        return cls(
+            str(group), kinds[0], {Slot(*row[:3]): row[3] for row in rows or ()}, tuple(ones), tuple(zeros), pairs[0]
+        )
 
 
 @final
@@ -148,6 +178,10 @@ class Symmetry:
         inner = sorted(group.name for group in groups if group.within in unpermuted and group.name not in unpermuted)
         if inner:
             message = f"groups {inner} are nested in groups that cannot be permuted; add them to `unpermuted`"
+            raise SpecError(message)
+        exchanged = sorted({group for name in self.layout.stacks for group in indices_of(name, unpermuted)})
+        if exchanged:
+            message = f"groups {exchanged} exchange tensors of stacks; expected them to be permuted"
             raise SpecError(message)
         object.__setattr__(self, "linear", linear)
         object.__setattr__(self, "unpermuted", unpermuted)
@@ -259,9 +293,7 @@ class Symmetry:
         """
         entry: dict[str, Any] = document if isinstance(document, dict) else {}
         linear, unpermuted = entry.get("linear"), entry.get("unpermuted", [])
-        if not isinstance(linear, list) or not (
-            isinstance(unpermuted, list) and all(isinstance(name, str) for name in unpermuted)
-        ):
+        if not isinstance(linear, list) or not _are_names(unpermuted):
             message = f"expected a symmetry as an object with `layout` and `linear`, got {shown(document)}"
             raise FileFormatError(message)
         items = tuple(LinearSymmetry.from_json(item) for item in linear)
@@ -273,13 +305,18 @@ def _is_degree(row: object) -> bool:
     return isinstance(row, list) and [type(item) for item in row] == [str, int, int, int]
 
 
+def _are_names(value: object) -> bool:
+    """Return whether a JSON value is a list of texts."""
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
 def _check_linear(layout: Layout, linear: LinearSymmetry) -> None:
     """Raise if a linear symmetry does not fit the layout."""
     group = layout.groups.get(linear.group)
     if group is None:
         message = f"a linear symmetry names the group {shown(linear.group)}; {nearest(linear.group, layout.groups)}"
         raise SpecError(message)
-    for name in (*linear.ones, *(slot.tensor for slot in linear.degrees)):
+    for name in (*linear.required, *(slot.tensor for slot in linear.degrees)):
         if name not in layout.axes:
             message = (
                 f"a symmetry of group {shown(group.name)} names the tensor {shown(name)}; {nearest(name, layout.axes)}"
@@ -299,9 +336,11 @@ def _check_linear(layout: Layout, linear: LinearSymmetry) -> None:
             f"nonzero), got kind {linear.kind}"
         )
         raise SpecError(message)
-    transformed = sorted({slot.tensor for slot in linear.degrees}.intersection(linear.ones))
+    transformed = sorted({slot.tensor for slot in linear.degrees}.intersection(linear.required))
     if transformed:
-        message = f"group {shown(group.name)}: {transformed} must be one and have degrees too; remove one of the two"
+        message = (
+            f"group {shown(group.name)}: {transformed} must be one or zero and have degrees too; remove one of the two"
+        )
         raise SpecError(message)
 
 

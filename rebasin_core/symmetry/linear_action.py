@@ -75,22 +75,22 @@ def act_linearly(
             if label_of(slot) in labels:
                 outer = symmetry.layout.ancestors(linear.group)
                 at = [*(dim_of[group] for group in outer), lead + labels.index(label_of(slot))]
-                cell = _applied(linear.kind, unit_map.of_degree(linear.degrees[slot]), cell, at)
+                cell = _applied(linear, unit_map.of_degree(linear.degrees[slot]), cell, at)
         return cell
 
     return map_cells(working, axes_of_labels, transform).to(tensor.dtype)
 
 
-def _applied(kind: Kind, value: Tensor, cell: Tensor, dims: list[int]) -> Tensor:
+def _applied(linear: LinearSymmetry, value: Tensor, cell: Tensor, dims: list[int]) -> Tensor:
     """Return a cell with a map applied to its dimension ``dims[-1]``; the others are those of the outer groups."""
     value = value.to(device=cell.device, dtype=cell.dtype)
-    if kind.is_factor:
+    if linear.kind.is_factor:
         return cell * broadcast_to_dims(value, dims, cell.dim())
-    if kind is Kind.ROTATION:
+    if linear.kind is Kind.ROTATION:
         real = broadcast_to_dims(value[..., 0], dims, cell.dim())
         imag = broadcast_to_dims(value[..., 1], dims, cell.dim())
-        first, second = cell.chunk(2, dim=dims[-1])
-        return torch.cat([real * first - imag * second, imag * first + real * second], dim=dims[-1])
+        first, second = linear.pairs.parts(cell, dims[-1])
+        return linear.pairs.joined(real * first - imag * second, imag * first + real * second, dims[-1])
     front = [*range(len(dims))]
     moved = cell.movedim(dims, front)
     rows = moved.reshape(*moved.shape[: len(dims)], -1)

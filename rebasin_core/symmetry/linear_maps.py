@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 # Entries of maps that differ by less are equal up to rounding.
 _ROUNDING = 1e-8
-# Deviation from one that tensors listed in `LinearSymmetry.ones` can have: the rounding of averages in float32.
-_ONE = 1e-5
+# Deviation from their values that tensors in `LinearSymmetry.required` can have: the rounding of averages in float32.
+_DEVIATION = 1e-5
 
 
 @final
@@ -83,20 +83,21 @@ class LinearMaps:
         """
         return act_linearly(self.symmetry, self.maps, name, tensor, dims=dims)
 
-    def require_ones(self, tensors: Mapping[str, Tensor]) -> None:
-        """Raise if a tensor that must be one for a map is not.
+    def require_values(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raise if a tensor that must be one, or zero, for a map is not.
 
         Args:
             tensors: Tensors of a network by their names in the layout; others are not checked.
 
         Raises:
-            InvalidInputError: If an entry of such a tensor differs from one.
+            InvalidInputError: If an entry of such a tensor has another value.
         """
         for linear in self.acting():
-            for name in linear.ones:
-                if name in tensors and not bool(((tensors[name] - 1).abs() <= _ONE).all()):
+            for name, value in linear.required.items():
+                if name in tensors and not bool(((tensors[name] - value).abs() <= _DEVIATION).all()):
+                    expected = "one" if value else "zero"
                     message = (
-                        f"`{name}` must be one in all entries for maps of kind {linear.kind} of group "
+                        f"`{name}` must be {expected} in all entries for maps of kind {linear.kind} of group "
                         f"{linear.group!r}; first fold it into the weights that follow (`rebasin_core.fold`)"
                     )
                     raise InvalidInputError(message)

@@ -3,6 +3,11 @@
 Commas separate the axes of a tensor. In an axis, ``*`` is the row-major product, ``+`` the concatenation, and
 parentheses group. A name is a group, ``name@outer`` a group nested in ``outer``, a number a fixed axis of this length,
 and ``-`` a fixed axis whose length is inferred from the tensor.
+
+The name of a tensor can contain groups in braces. It is then the name of several tensors, which are exchanged with each
+other, one for each unit of the group: ``experts.{expert}.weight`` for ``experts.0.weight``, ``experts.1.weight``, ...,
+and ``{side=left|right}.weight`` for ``left.weight`` and ``right.weight``. The axes are those of one of these tensors.
+They can have groups that are nested in the group in braces.
 """
 
 from __future__ import annotations

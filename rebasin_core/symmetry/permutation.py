@@ -14,7 +14,8 @@ from rebasin_core.symmetry.action import act, act_on_axes, act_on_tensor
 from rebasin_core.symmetry.application import AbstractAction, transformed_foreign
 from rebasin_core.symmetry.axis import Atom
 from rebasin_core.symmetry.index import check_index, composed_indices, inverse_indices, random_indices
-from rebasin_core.symmetry.layout import Layout, require_layout, require_same_layout
+from rebasin_core.symmetry.layout import Layout
+from rebasin_core.symmetry.requirements import require_layout, require_same_layout, require_unstacked
 from rebasin_core.tensors.arguments import raise_wrong_type, require_mapping
 from rebasin_core.tensors.checks import require_same_names, require_tensors
 from rebasin_core.tensors.files import read_tensors, write_tensors
@@ -141,15 +142,16 @@ class GroupElement(AbstractAction):
         """Return a transformed copy of a tensor whose trailing dimensions are only some of a parameter's axes.
 
         Args:
-            name: Name of a tensor in the layout.
+            name: Name of a tensor or stack in the layout.
             tensor: ``[*lead, *sizes]`` with the sizes of those axes.
-            dims: Indices of the axes, ascending.
+            dims: Indices of the axes, ascending; those of a stack include its groups.
 
         Returns:
             The transformed tensor.
 
         Raises:
-            InvalidInputError: If the shape differs, or the outer group of a nested group acts on another axis.
+            InvalidInputError: If the shape differs, the outer group of a nested group acts on another axis, or the
+                tensor is one of a stack, whose tensors can only be transformed together.
         """
 
     @abstractmethod
@@ -315,6 +317,7 @@ class Permutation(GroupElement):
 
     @override
     def apply_to_axes(self, name: str, tensor: Tensor, dims: Sequence[int]) -> Tensor:
+        name = require_unstacked(self._layout, name)
         axes = [self._layout.axes[name][dim] for dim in dims]
         return act_on_axes(self._layout, self._indices, tensor, axes, f"a tensor attached to `{name}`")
 

@@ -50,7 +50,7 @@ def contains_permutations(layout: Layout, linear: LinearSymmetry) -> bool:
     """
     if linear.kind.is_factor or linear.kind is Kind.ROTATION:
         return False
-    slots = {slot for slot in slots_of(layout, linear.group) if slot.tensor not in linear.ones}
+    slots = {slot for slot in slots_of(layout, linear.group) if slot.tensor not in linear.required}
     return slots == linear.degrees.keys()
 
 

@@ -10,10 +10,10 @@ from typing_extensions import override
 
 from rebasin_core.errors import FileFormatError, InvalidInputError, SpecError
 from rebasin_core.symmetry.action import act_on_tensor, require_axes
-from rebasin_core.symmetry.layout import Layout, require_layout, require_same_layout
 from rebasin_core.symmetry.linear import Symmetry
 from rebasin_core.symmetry.linear_maps import LinearMaps
 from rebasin_core.symmetry.permutation import GroupElement, Permutation
+from rebasin_core.symmetry.requirements import require_layout, require_same_layout, require_unstacked
 from rebasin_core.symmetry.unit_map import UnitMap, checked_map, random_map
 from rebasin_core.tensors.arguments import raise_wrong_type, require_sequence
 from rebasin_core.tensors.files import document_of, read_tensors, write_tensors
@@ -24,14 +24,13 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from rebasin_core.symmetry.layout import Layout
     from rebasin_core.symmetry.permutation import Permutable
 
 _KIND = "symmetry"
 _PERMUTATION, _MAP = "permutation", "map"
 # Entries of maps that differ by less are equal up to rounding.
 _ROUNDING = 1e-8
-# Deviation from one that tensors listed in `LinearSymmetry.ones` can have: the rounding of averages in float32.
-_ONE = 1e-5
 
 
 @final
@@ -204,6 +203,7 @@ class SymmetryElement(GroupElement):
 
     @override
     def apply_to_axes(self, name: str, tensor: Tensor, dims: Sequence[int]) -> Tensor:
+        name = require_unstacked(self.layout, name)
         require_axes(tensor, [self.layout.axes[name][dim] for dim in dims], f"a tensor attached to `{name}`")
         mapped = self._linear_maps.act(name, tensor, dims=dims)
         return self._permutation.apply_to_axes(name, mapped, dims)
@@ -216,7 +216,9 @@ class SymmetryElement(GroupElement):
 
     @override
     def _require_preserving(self, tensors: Mapping[str, Tensor]) -> None:
-        self._linear_maps.require_ones(tensors)
+        needed = {name for linear in self.symmetry.linear for name in linear.required}
+        named = {name: tensors[name] for name in tensors if self.layout.key(name) in needed}
+        self._linear_maps.require_values(self.layout.stacked(named))
 
     @override
     def _permute(self, target: Permutable) -> object:

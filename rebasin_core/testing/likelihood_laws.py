@@ -37,13 +37,15 @@ def _targets(likelihood: Likelihood, size: int, *, rows: int = _ROWS) -> Tensor:
     if likelihood.targets == "classes":
         return (torch.arange(rows) % size).to(device_under_test())
     normal = torch.randn(rows, size, generator=seeded(1), dtype=torch.float64).to(device_under_test())
+    if likelihood.targets == "binary":
+        return (normal > 0).double()
     return (2 * normal).abs().floor() if likelihood.targets == "counts" else normal
 
 
 def _every_target(likelihood: Likelihood, outputs: Tensor) -> tuple[Tensor, Tensor]:
     """Return G targets for each of N examples, and their weights in an integral (or sum), both ``[G, N]``."""
     if likelihood.targets != "numbers":
-        count = _CLASSES if likelihood.targets == "classes" else _COUNTS
+        count = {"classes": _CLASSES, "binary": 2}.get(likelihood.targets, _COUNTS)
         each = torch.arange(count, device=outputs.device).unsqueeze(1).expand(-1, len(outputs))
         return each if likelihood.targets == "classes" else each.double(), torch.ones_like(each).double()
     distance = (_STEP * torch.arange(_FIRST, _LAST + 1, device=outputs.device).double()).exp().unsqueeze(1)

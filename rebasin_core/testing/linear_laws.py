@@ -14,6 +14,7 @@ from rebasin_core.symmetry.axis import Atom, Group
 from rebasin_core.symmetry.kind import Kind, Slot
 from rebasin_core.symmetry.layout import Layout
 from rebasin_core.symmetry.linear import LinearSymmetry, Symmetry
+from rebasin_core.symmetry.pairs import Pairs
 from rebasin_core.symmetry.symmetry_element import SymmetryElement
 from rebasin_core.testing.law import expect, expect_equal, law, seeded
 
@@ -52,7 +53,8 @@ def linear_element(posterior: Posterior, kind: Kind, seed: int = 0) -> SymmetryE
             if own == size and tensor.is_floating_point()
         }
         if slots and (kind is not Kind.ROTATION or size % 2 == 0):
-            linear.append(LinearSymmetry(f"of{size}", kind, slots))
+            pairs = Pairs.NEIGHBORS if kind is Kind.ROTATION and size % 4 == 0 else Pairs.HALVES
+            linear.append(LinearSymmetry(f"of{size}", kind, slots, pairs=pairs))
     return SymmetryElement.random(Symmetry(layout, tuple(linear)), generator=seeded(seed))
 
 
@@ -72,22 +74,26 @@ def matrix(element: SymmetryElement, name: str) -> Tensor:
         own = torch.eye(axis.size, dtype=torch.float64)
         for linear, value in zip(element.symmetry.linear, element.maps, strict=True):
             if linear.group == group and value is not None and Slot(name, dim) in linear.degrees:
-                own = _dense(linear.kind, value)
+                own = _dense(linear, value)
                 own = own if linear.degrees[Slot(name, dim)] == 1 else torch.linalg.inv(own).T
         index = element.permutation.indices.get(str(group))
         product = torch.kron(product, own if index is None else own[index])
     return product
 
 
-def _dense(kind: Kind, value: Tensor) -> Tensor:
+def _dense(linear: LinearSymmetry, value: Tensor) -> Tensor:
     """Return a map as a matrix."""
-    if kind.is_factor:
+    if linear.kind.is_factor:
         return torch.diag(value)
-    if kind is Kind.ROTATION:
-        real = torch.diag(value[:, 0])
-        imag = torch.diag(value[:, 1])
-        return torch.cat([torch.cat([real, -imag], dim=1), torch.cat([imag, real], dim=1)])
-    return value
+    if linear.kind is not Kind.ROTATION:
+        return value
+    found = torch.zeros(2 * len(value), 2 * len(value), dtype=value.dtype)
+    for number, (real, imag) in enumerate(value.tolist()):
+        is_halves = linear.pairs is Pairs.HALVES
+        first, second = (number, number + len(value)) if is_halves else (2 * number, 2 * number + 1)
+        found[first, first] = found[second, second] = real
+        found[second, first], found[first, second] = imag, -imag
+    return found
 
 
 def transformed_by_hand(element: SymmetryElement, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -56,6 +56,6 @@ def test_literal_types_are_shown_by_their_values_and_others_by_name(package: Mod
     assert isinstance(match, Function)
     assert str(match.parameters["on_interrupt"].annotation) == "Literal['raise', 'return']"
     assert str(match.parameters["reference"].annotation) == "PosteriorLike"
-    batches = package["evaluation.task.Batches"]
+    batches = package["evaluation.batches.Batches"]
     assert isinstance(batches, Attribute)
-    assert str(batches.value) == "Iterable[tuple[Tensor, Tensor]]"
+    assert str(batches.value) == "Iterable[Any]"

@@ -120,8 +120,8 @@ def test_invalid_targets_raise(outputs: torch.Tensor, targets: torch.Tensor, mes
 
 class TupleModel(nn.Module):
     @override
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor]:
-        return (x,)
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x, x
 
 
 def test_models_and_data_that_do_not_match_raise() -> None:
@@ -134,7 +134,7 @@ def test_models_and_data_that_do_not_match_raise() -> None:
     with pytest.raises(InvalidInputError, match="got an empty dataset"):
         barrier(linear, linear, Task(linear, []), num_points=3)
     with pytest.raises(InvalidInputError, match="expected batches"):
-        barrier(linear, linear, Task(linear, [torch.zeros(4, 2)]), num_points=3)  # type: ignore[list-item]  # on purpose
+        barrier(linear, linear, Task(linear, [torch.zeros(4, 2)]), num_points=3)
     with pytest.raises(InvalidInputError, match="missing: `bias`"):
         barrier({"weight": linear.weight}, {"weight": linear.weight}, Task(linear, data), num_points=3)
     with pytest.raises(UnknownNameError, match="did you mean 'categorical'"):

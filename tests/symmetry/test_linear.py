@@ -94,7 +94,11 @@ def test_symmetries_are_values_that_survive_json() -> None:
         (lambda: linear("v", Kind.SIGN, Slot("v", 0)), r"at one of the atoms \[1\], got 0"),
         (lambda: linear("s", Kind.ROTATION, Slot("v", 1)), "an even number of units for rotations of pairs, got 5"),
         (lambda: linear("h", Kind.ORTHOGONAL, Slot("v", 0)), "inner groups .*expected factors"),
-        (lambda: linear("s", Kind.ORTHOGONAL, Slot("v", 1), ones=("v",)), "must be one and have degrees too"),
+        (lambda: linear("s", Kind.ORTHOGONAL, Slot("v", 1), ones=("v",)), "must be one or zero and have degrees too"),
+        (
+            lambda: LinearSymmetry("s", Kind.ORTHOGONAL, {Slot("v", 1): 1}, ("norm",), ("norm",)),
+            r"\['norm'\] must be one and zero",
+        ),
         (lambda: linear("s", Kind.ORTHOGONAL, Slot("v", 1), ones=("norms",)), "did you mean 'norm'"),
         (
             lambda: Symmetry(LAYOUT, (VALUE, LinearSymmetry("v", Kind.SIGN, {Slot("v", 0, 1): 1}))),

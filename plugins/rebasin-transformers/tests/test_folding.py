@@ -13,6 +13,8 @@ pytest.importorskip("transformers", reason="transformers is not installed")
 pytest.importorskip("rebasin_transformers", reason="rebasin-transformers is not installed")
 
 from transformers import (
+    GemmaConfig,
+    GemmaForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -21,7 +23,10 @@ from transformers import (
     ViTForImageClassification,
 )
 
+import rebasin_core as rc
 from rebasin_core.api.checkpoints import fold_checkpoint, unfold_checkpoint
+from rebasin_core.specs.checking.precision import FullPrecision
+from rebasin_core.symmetry import Kind, SymmetryElement
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,6 +47,15 @@ def llama(*, tied: bool) -> PreTrainedModel:
     return LlamaForCausalLM(config)
 
 
+def gemma(*, tied: bool) -> PreTrainedModel:
+    """Return a model that multiplies normalized units by one plus a parameter, in single precision."""
+    config = GemmaConfig(
+        vocab_size=41, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4, head_dim=4,
+        num_key_value_heads=2, max_position_embeddings=16, tie_word_embeddings=tied, **SPECIAL,
+    )  # fmt: skip
+    return GemmaForCausalLM(config)
+
+
 def vision() -> PreTrainedModel:
     config = ViTConfig(
         hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4, image_size=8, patch_size=4
@@ -49,7 +63,14 @@ def vision() -> PreTrainedModel:
     return ViTForImageClassification(config)
 
 
-MODELS = {"gpt2": gpt2, "llama": lambda: llama(tied=False), "tied llama": lambda: llama(tied=True), "vision": vision}
+MODELS = {
+    "gpt2": gpt2,
+    "llama": lambda: llama(tied=False),
+    "tied llama": lambda: llama(tied=True),
+    "gemma": lambda: gemma(tied=False),
+    "tied gemma": lambda: gemma(tied=True),
+    "vision": vision,
+}
 
 
 def made(name: str) -> PreTrainedModel:
@@ -76,7 +97,7 @@ def logits(model: PreTrainedModel) -> torch.Tensor:
 def test_folded_folders_are_loaded_and_compute_the_same_function(name: str, tmp_path: Path) -> None:
     model = made(name)
     model.save_pretrained(tmp_path / "model")
-    is_tied = name in {"gpt2", "tied llama"}
+    is_tied = name in {"gpt2", "tied llama", "tied gemma"}
     found = fold_checkpoint(tmp_path / "model", untie=is_tied, shifts=True, center=True)
     found.report.require()
     assert found.report.difference is not None
@@ -85,7 +106,7 @@ def test_folded_folders_are_loaded_and_compute_the_same_function(name: str, tmp_
     loaded: PreTrainedModel = type(model).from_pretrained(tmp_path / "folded")
     scales = [t for n, t in loaded.named_parameters() if "norm" in n.replace("ln_", "norm") and n.endswith("weight")]
     assert len(scales) >= 5
-    assert all(bool((scale == 1).all()) for scale in scales)
+    assert all(bool((scale == (0 if "gemma" in name else 1)).all()) for scale in scales)
     expected = logits(model)
     assert (logits(loaded) - expected).abs().max() <= 1e-5 * expected.abs().max()
     if is_tied:
@@ -111,3 +132,25 @@ def test_tied_folders_are_kept_with_the_reason(tmp_path: Path) -> None:
     assert list(report.kept) == ["transformer.ln_f.weight"]
     assert "`lm_head.weight`: `untie=True`" in report.kept["transformer.ln_f.weight"]
     assert not report.is_complete
+
+
+@pytest.mark.parametrize("name", ["gemma", "tied gemma"])
+def test_rotations_of_the_stream_of_gemma_are_recovered_after_folding(name: str) -> None:
+    model = made(name).double()
+    spec = rc.trace_spec(model, (), kwargs={"input_ids": TOKENS, "use_cache": False})
+    folded = rc.fold(model, spec, untie="tied" in name)
+    folded.report.require()
+    reference = {key: parameter.detach() for key, parameter in folded.network.named_parameters()}
+    symmetry = folded.spec.folded_symmetry
+    (rotation,) = [linear for linear in symmetry.linear if linear.kind is Kind.ORTHOGONAL]
+    assert len(rotation.zeros) == 5
+    candidate = SymmetryElement.random(symmetry, generator=torch.Generator().manual_seed(0)).apply(reference)
+    outputs = []
+    for parameters in (reference, candidate):
+        with torch.no_grad(), FullPrecision():  # the normalizations cast to single precision
+            found = torch.func.functional_call(folded.network, parameters, (), {"input_ids": TOKENS})
+        outputs.append(found.logits)
+    assert (outputs[1] - outputs[0]).abs().max() <= 1e-9 * outputs[0].abs().max()
+    result = rc.match(reference, candidate, folded.spec, rc.matchers.WeightMatcher(symmetry="full"))
+    aligned = result.apply(candidate)
+    assert max((aligned[key] - tensor).abs().max() for key, tensor in reference.items()) <= 1e-6

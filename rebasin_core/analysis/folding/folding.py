@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -41,7 +41,7 @@ class Folding:
     with the folded network.
 
     1. *Scales* $\gamma$: a group element with the factors $1/\gamma$, which makes them one and multiplies the columns
-       of the next weights by $\gamma$.
+       of the next weights by $\gamma$. If the scale is $\gamma = 1 + w$, the parameter $w$ becomes zero.
     2. *Shifts* $\beta$: they become zero, and $W\beta$ is added to the next biases.
     3. *Means*: multiples of the vector of ones that no layer sees are subtracted.
 
@@ -51,6 +51,7 @@ class Folding:
         shifts: The shifts that become zero, after the first step.
         layers: For every shift, the layers whose biases contain it afterwards.
         means: The means that are subtracted, by dimension, with a dimension of length 1.
+        zeros: Names of the ``scales`` that are stored minus one, which are zero afterwards.
     """
 
     element: SymmetryElement
@@ -58,6 +59,7 @@ class Folding:
     shifts: Mapping[str, Tensor]
     layers: Mapping[str, tuple[BiasedWeight, ...]]
     means: Mapping[Dim, Tensor]
+    zeros: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], plan: FoldingPlan) -> Folding:
@@ -73,11 +75,11 @@ class Folding:
         symmetry = plan.symmetry
         factors: list[Tensor | None] = [None] * len(symmetry.linear)
         for name, (index, degree) in plan.scales.items():
-            scale = tensors[name].detach().cpu().double().reshape(symmetry.map_shape(symmetry.linear[index]))
-            factors[index] = scale**-degree
+            scale = tensors[name].detach().cpu().double() + (name in plan.zeros)
+            factors[index] = scale.reshape(symmetry.map_shape(symmetry.linear[index])) ** -degree
         element = SymmetryElement(symmetry, Permutation.identity(symmetry.permutations), factors)
         shifts = {name: element.linear_maps.act(name, tensors[name].detach().cpu().double()) for name in plan.shifts}
-        found = cls(element, tuple(plan.scales), shifts, plan.shifts, {})
+        found = cls(element, tuple(plan.scales), shifts, plan.shifts, {}, plan.zeros)
         dims: dict[str, list[Dim]] = {}
         for at in sorted(plan.centered):
             dims.setdefault(at.tensor, []).append(at)
@@ -88,7 +90,7 @@ class Folding:
                 mean = current.mean(at.dim, keepdim=True)
                 current = current.sub(mean)
                 means[at] = mean.cpu()
-        return cls(element, found.scales, shifts, plan.shifts, means)
+        return replace(found, means=means)
 
     @property
     def changed(self) -> frozenset[str]:
@@ -112,7 +114,7 @@ class Folding:
         if not value.is_floating_point():
             return value
         if name in self.scales:
-            return torch.ones_like(value, dtype=torch.float64)
+            return torch.full_like(value, self._values[name], dtype=torch.float64)
         value = self.element.linear_maps.act(name, value.double())
         if name in self.shifts:
             value = value.sub(self.shifts[name].to(value.device))
@@ -132,7 +134,7 @@ class Folding:
         Raises:
             InvalidInputError: If a scale is not one, or a shift is not zero.
         """
-        expected = {**dict.fromkeys(self.scales, 1.0), **dict.fromkeys(self.shifts, 0.0)}
+        expected = {**self._values, **dict.fromkeys(self.shifts, 0.0)}
         for name, value in expected.items():
             difference = (tensors[name].detach().double() - value).abs().max().item()
             if not difference <= _ROUNDING:
@@ -147,7 +149,7 @@ class Folding:
 
         Args:
             name: Name of the tensor.
-            tensors: The folded network, or another one of the model whose scales are one.
+            tensors: The folded network, or another one of the model with its scales.
 
         Returns:
             The tensor in double precision, on its device; integer tensors are unchanged. It may share memory with the
@@ -157,6 +159,8 @@ class Folding:
         if not value.is_floating_point():
             return value
         value = self._with_means(name, value.double())
+        if name in self.zeros:
+            return self._inverse_maps.act(name, value + 1) - 1
         if name in self.shifts:
             value = value.add(self.shifts[name].to(value.device))
         for shift, layer in self._layers_with(name):
@@ -179,6 +183,7 @@ class Folding:
         tensors |= {f"mean/{at.dim}/{at.tensor}": value for at, value in self.means.items()}
         layers = [[s, layer.units.tensor, layer.units.dim, layer.bias] for s, of in self.layers.items() for layer in of]
         document = {"symmetry": self.element.symmetry.as_json(), "scales": list(self.scales), "layers": layers}
+        document |= {"zeros": sorted(self.zeros)} if self.zeros else {}
         write_tensors(path, tensors, kind=_KIND, document={**(meta or {}), **document})
 
     @classmethod
@@ -215,7 +220,8 @@ class Folding:
         layers: dict[str, tuple[BiasedWeight, ...]] = dict.fromkeys(shifts, ())
         for shift, weight, dim, bias in document["layers"]:
             layers[shift] = (*layers[shift], BiasedWeight(Dim(str(weight), int(dim)), str(bias)))
-        found = cls(element, tuple(map(str, document["scales"])), shifts, layers, means)
+        zeros = frozenset(map(str, document.get("zeros", [])))
+        found = cls(element, tuple(map(str, document["scales"])), shifts, layers, means, zeros)
         found._check()
         return found
 
@@ -225,9 +231,9 @@ class Folding:
         layers = [layer for of in self.layers.values() for layer in of]
         dims = [*self.means, *(layer.units for layer in layers)]
         named = {*self.scales, *self.shifts, *(layer.bias for layer in layers), *(at.tensor for at in dims)}
-        unknown = sorted(named - axes.keys())
+        unknown = sorted((named - axes.keys()) | (self.zeros - {*self.scales}))
         if unknown:
-            message = f"the layout does not have the tensors {shorten(unknown)}"
+            message = f"the layout, or the list of scales, does not have the tensors {shorten(unknown)}"
             raise FileFormatError(message)
         for at in dims:
             if not 0 <= at.dim < len(axes[at.tensor]):
@@ -238,6 +244,11 @@ class Folding:
             _require_shape(mean, expected, f"the mean of `{at.tensor}`")
         for name, shift in self.shifts.items():
             _require_shape(shift, shape(name), f"the shift `{name}`")
+
+    @property
+    def _values(self) -> dict[str, float]:
+        """The value of every folded scale."""
+        return {name: 0.0 if name in self.zeros else 1.0 for name in self.scales}
 
     @cached_property
     def _inverse_maps(self) -> LinearMaps:

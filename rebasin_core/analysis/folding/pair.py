@@ -52,7 +52,7 @@ class FoldedPair:
         """
         posteriors = (reference, candidate)
         networks = [{**posterior.mean, **posterior.buffers} for posterior in posteriors]
-        needed = any(linear.ones and linear.kind in kinds for linear in spec.folded_symmetry.linear)
+        needed = any(linear.required and linear.kind in kinds for linear in spec.folded_symmetry.linear)
         closed = not any(isinstance(q, AbstractIndependentGaussian) and q.noisy_names for q in posteriors)
         if not needed or not closed or spec.symmetry_of(*networks) is spec.folded_symmetry:
             return None

@@ -6,10 +6,8 @@ from dataclasses import dataclass, replace
 from itertools import starmap
 from typing import TYPE_CHECKING, final
 
-import torch
-
 from rebasin_core.analysis.folding.folding import Folding
-from rebasin_core.analysis.folding.plan import FoldingParts, FoldingPlan, scale_names
+from rebasin_core.analysis.folding.plan import FoldingParts, FoldingPlan, scale_values
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.posteriors.attached import AbstractAttachedPosterior
 from rebasin_core.posteriors.capabilities import AbstractEmpirical, AbstractMixture
@@ -103,8 +101,10 @@ def unfold_posterior(posterior: Posterior, foldings: Sequence[Folding]) -> Poste
         return MixturePosterior(components, weights=posterior.weights)
     if own[0].shifts or own[0].means:
         raise InvalidInputError(_only_scales(posterior))
-    own[0].require_folded({**posterior.mean, **posterior.buffers})
-    return posterior.transform(own[0].element.inverse())
+    tensors = {**posterior.mean, **posterior.buffers}
+    own[0].require_folded(tensors)
+    restored = {name: own[0].unfolded(name, tensors) for name in own[0].zeros}
+    return _with_values(posterior.transform(own[0].element.inverse()), restored)
 
 
 def num_networks(posterior: Posterior) -> int:
@@ -151,7 +151,7 @@ def _fold_distribution(posterior: Posterior, spec: PermutationSpec, parts: Foldi
     stddev = posterior.stddev
     plan = FoldingPlan.of(spec, tensors, replace(parts, shifts=False, center=False))
     kept = dict(plan.kept)
-    for name in scale_names(spec) if parts.scales else ():
+    for name in scale_values(spec) if parts.scales else ():
         if name in stddev and bool(stddev[name].any()):
             size = stddev[name].max().item()
             kept[name] = Obstacle(
@@ -159,22 +159,22 @@ def _fold_distribution(posterior: Posterior, spec: PermutationSpec, parts: Foldi
                 f"kind {posterior.kind!r}; convert the posterior with `SamplesPosterior.from_posterior`"
             )
     shifts = {**spec.foldable.shifts, **spec.foldable.obstacles} if parts.shifts else {}
-    for name in shifts.keys() - scale_names(spec):
+    for name in shifts.keys() - scale_values(spec).keys():
         if bool(tensors[name].any()):
             kept[name] = Obstacle(_only_scales(posterior))
     scales = {name: family for name, family in plan.scales.items() if name not in kept}
     is_complete = plan.is_complete and scales == plan.scales
-    plan = replace(plan, scales=scales, kept=kept, is_complete=is_complete)
+    plan = replace(plan, scales=scales, zeros=plan.zeros & scales.keys(), kept=kept, is_complete=is_complete)
     folding = Folding.of(tensors, plan)
-    return FoldedPosterior(_with_ones(posterior.transform(folding.element), plan), (folding,), (plan,))
+    values = {name: folding.folded(name, tensors) for name in plan.scales}
+    return FoldedPosterior(_with_values(posterior.transform(folding.element), values), (folding,), (plan,))
 
 
-def _with_ones(posterior: Posterior, plan: FoldingPlan) -> Posterior:
-    """Return a posterior whose folded scales are exactly one, not only up to rounding."""
-    if not isinstance(posterior, AbstractAttachedPosterior):
+def _with_values(posterior: Posterior, values: Mapping[str, Tensor]) -> Posterior:
+    """Return a posterior in which scales have given values, as a group element gives them up to an offset only."""
+    if not values or not isinstance(posterior, AbstractAttachedPosterior):
         return posterior
-    tensors = posterior.as_tensors()
-    fields = {f"{field}/{name}" for field in ("mean", "fixed") for name in plan.scales}
+    given = {f"{field}/{name}": value for name, value in values.items() for field in ("mean", "fixed")}
     return posterior.from_tensors({
-        key: torch.ones_like(tensor) if key in fields else tensor for key, tensor in tensors.items()
+        key: given[key].to(tensor) if key in given else tensor for key, tensor in posterior.as_tensors().items()
     })

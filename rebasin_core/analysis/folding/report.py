@@ -26,7 +26,8 @@ class FoldingReport:
     """Folded parts of a network.
 
     Attributes:
-        scales: Scales that were multiplied into the next weights, and are one now.
+        scales: Scales that were multiplied into the next weights, and are one now; parameters $w$ of scales $1 + w$ are
+            zero.
         shifts: Shifts that were added to the next biases, and are zero now.
         centered: Tensors from which a mean was subtracted.
         kept: For every scale that is not one and every shift that is not zero, the reason.

@@ -74,7 +74,7 @@ def apply_to_checkpoint(  # ruff: ignore[too-many-arguments] - all but three hav
     target = Path(output)
     read: list[Checkpoint | Path] = [source] if isinstance(element, GroupElement) else [source, Path(element)]
     require_free_output(target, read, force=force)
-    form = StoredForm({name: layout.shape(name) for name in layout.axes})
+    form = StoredForm({name: layout.shape(name) for name in layout.tensors})
     network = CheckpointNetwork.of(source, layout.names, form, names)
     layout.check(network.tensors, str(source.path))
     applied.require_preserving(network.tensors)

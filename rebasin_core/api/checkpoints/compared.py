@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, final
 
 from rebasin_core.checkpoints.naming import layout_for, layout_of_shared, read_labels, read_vocabulary, share_rows
 from rebasin_core.specs.files import GivenSpec
+from rebasin_core.symmetry.parts import restricted
 from rebasin_core.symmetry.permutation import Permutation
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class ComparedPair:
         return {
             name: self.rows[name].of_reference(tensor) if name in self.rows else tensor
             for name, tensor in self.reference.tensors.items()
-            if name in self.spec.layout.axes
+            if self.spec.layout.key(name) in self.spec.layout.axes
         }
 
     @cached_property
@@ -95,7 +96,7 @@ class ComparedPair:
         return {
             name: self.rows[name].of_candidate(tensor) if name in self.rows else tensor
             for name, tensor in self.candidate.tensors.items()
-            if name in self.spec.layout.axes
+            if self.spec.layout.key(name) in self.spec.layout.axes
         }
 
     @property
@@ -119,27 +120,6 @@ class ComparedPair:
         return Permutation(self.layout, {**found, **element.permutation.indices})
 
 
-def restricted(layout: Layout, names: Collection[str]) -> Layout:
-    """Return a layout without some of its tensors.
-
-    Args:
-        layout: The layout.
-        names: Names of the tensors to keep.
-
-    Returns:
-        The layout; its groups are the same.
-    """
-    if layout.axes.keys() <= set(names):
-        return layout
-    kept = set(names)
-    return replace(
-        layout,
-        axes={name: axes for name, axes in layout.axes.items() if name in kept},
-        buffers=None if layout.buffers is None else layout.buffers & kept,
-        aliases={alias: name for alias, name in layout.aliases.items() if name in kept},
-    )
-
-
 def own_layout(layout: Layout, network: CheckpointNetwork) -> Layout:
     """Return the layout of a network's own tensors, with their lengths.
 
@@ -151,12 +131,13 @@ def own_layout(layout: Layout, network: CheckpointNetwork) -> Layout:
         The layout.
 
     Raises:
-        InvalidInputError: If the network differs from the model in a permuted dimension.
+        InvalidInputError: If the network differs from the model in a permuted dimension, or has only some tensors of a
+            stack.
     """
     if not network.is_partial:
         return layout
     missing = set(network.match.missing)
-    return layout_for(restricted(layout, [name for name in layout.axes if name not in missing]), _shapes(network))
+    return layout_for(restricted(layout, [name for name in layout.tensors if name not in missing]), _shapes(network))
 
 
 def _shapes(network: CheckpointNetwork) -> dict[str, tuple[int, ...]]:

@@ -255,7 +255,7 @@ def _names_and_form(
                 raise
         else:
             return TensorNames.of_module(sourced.module), sourced.form
-    return layout.names, StoredForm({name: layout.shape(name) for name in layout.axes})
+    return layout.names, StoredForm({name: layout.shape(name) for name in layout.tensors})
 
 
 def _untied(problem: Prepared, names: NamePolicy, freeze: Sequence[str]) -> Prepared:

@@ -79,7 +79,7 @@ def placed(
     """
     tensors = networks[0].tensors
     assembled = [network.assembled_bytes for network in networks]
-    copied = assembled[0] + max(assembled[1:], default=0)
+    copied = assembled[0] + max(assembled[1:], default=0) + 2 * _stacked_bytes(layout, tensors)
     limited = within_memory(matcher, memory, layout, tensors, device, copied=copied)
     is_whole = fits_on(device, memory, layout, tensors)
     if device != CPU and not is_whole and not matcher.uses_slices:
@@ -89,3 +89,9 @@ def placed(
         )
         raise InvalidInputError(message)
     return limited, Placement(device, is_whole)
+
+
+def _stacked_bytes(layout: Layout, tensors: Mapping[str, Tensor]) -> int:
+    """Return the size of the tensors of one network that are copied to stacks when they are compared."""
+    members = {member for stack in layout.stacks.values() for member in stack.members if member in tensors}
+    return sum(tensors[member].nbytes for member in members)

@@ -19,6 +19,7 @@ from rebasin_core.checkpoints.stored import StoredForm
 from rebasin_core.errors import InvalidInputError, SpecError
 from rebasin_core.specs.files import load_spec
 from rebasin_core.symmetry.action import act
+from rebasin_core.symmetry.stack_action import permuted_member
 from rebasin_core.symmetry.symmetry_element import SymmetryElement
 from rebasin_core.tensors.checks import shorten
 from rebasin_core.tensors.device import CPU, indexable
@@ -169,7 +170,7 @@ def prepared(
         expected, form = TensorNames.of_module(source.module), source.form
     elif given is not None:
         symmetries, expected = given, given.layout.names
-        form = StoredForm({name: given.layout.shape(name) for name in given.layout.axes})
+        form = StoredForm({name: given.layout.shape(name) for name in given.layout.tensors})
     networks = networks_in(checkpoints, expected, form, names)
     for network in networks:
         own_layout(symmetries.layout, network).check(network.tensors, str(network.checkpoint.path))
@@ -251,6 +252,9 @@ def permuted_tensor(
         InvalidInputError: If a linear map acts on an integer tensor.
     """
     layout = element.layout
+    key = layout.key(name)
+    if key in layout.stacks:
+        return _permuted_in_stack(element, tensors, name, device, dtype)
     tensor = tensors[name].to(device)
     if name not in layout.axes:
         return tensor
@@ -258,3 +262,16 @@ def permuted_tensor(
         wide = tensor if dtype is None else tensor.to(torch.promote_types(tensor.dtype, dtype))
         return element.apply_to_deviations({name: wide})[name]
     return act(layout, element.permutation.indices, indexable(tensor), layout.axes[name]).view(tensor.dtype)
+
+
+def _permuted_in_stack(
+    element: GroupElement, tensors: Mapping[str, Tensor], name: str, device: torch.device, dtype: torch.dtype | None
+) -> Tensor:
+    """Return one tensor of a stack after a group element; only linear maps need the whole stack."""
+    key = element.layout.key(name)
+    if not (isinstance(element, SymmetryElement) and element.linear_maps.acting_on(key)):
+        return permuted_member(element.permutation, name, tensors, device)
+    own = {member: tensors[member].to(device) for member in element.layout.stacks[key].members}
+    if dtype is not None:
+        own = {member: tensor.to(torch.promote_types(tensor.dtype, dtype)) for member, tensor in own.items()}
+    return element.apply_to_deviations(own)[name]

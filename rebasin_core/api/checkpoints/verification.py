@@ -97,7 +97,7 @@ def _is_record(value: object) -> bool:
 def _differences(output: Checkpoint, candidate: Checkpoint, element: GroupElement, names: NamePolicy) -> list[str]:
     """Return the tensors of an output that are not those of the permuted candidate; linear maps: up to rounding."""
     layout = element.layout
-    form = StoredForm({name: layout.shape(name) for name in layout.axes})
+    form = StoredForm({name: layout.shape(name) for name in layout.tensors})
     network = CheckpointNetwork.of(candidate, layout.names, form, names)
     in_file = network.in_file(lambda name: permuted_tensor(element, network.tensors, name))
     expected = network.infos()

@@ -62,11 +62,11 @@ class MapDescent:
     ) -> None:
         self._symmetry = symmetry
         self._layout = symmetry.layout
-        self._reference = reference
-        self._candidate = candidate
+        self._reference = dict(self._layout.stacked(reference))
+        self._candidate = dict(self._layout.stacked(candidate))
         self._solver = solver or default_solver()
         self._tensors = {name: self._layout.tensors_of(name) for name in self._layout.groups}
-        self._scale = sum(_product(t, t) for t in reference.values())
+        self._scale = sum(_product(t, t) for t in self._reference.values())
         self.start_at(initial)
 
     def start_at(self, initial: SymmetryElement | None) -> None:
@@ -170,7 +170,7 @@ class MapDescent:
             for linear in mixing:
                 similarity = self._similarity(name, known, outer, linear)
                 number = self._symmetry.linear.index(linear)
-                step = mapping(self._symmetry, {number: best_map(linear.kind, similarity)})
+                step = mapping(self._symmetry, {number: best_map(linear.kind, similarity, pairs=linear.pairs)})
                 self._apply(step, {slot.tensor for slot in linear.degrees})
             return
         signs = SignFamilies.of(self._symmetry, name)
@@ -264,8 +264,10 @@ class MapDescent:
         for number, piece in pieces.items():
             # [*middle, H, n, H, n] -> [*middle, H, H, n, n]
             pairs = piece.transpose(-3, -2)
-            kind = mixing[number].kind if number >= 0 else None
-            values = best_value(kind, pairs) if kind is not None else self._assigned(pairs, size)
+            if number >= 0:
+                values = best_value(mixing[number].kind, pairs, pairs=mixing[number].pairs)
+            else:
+                values = self._assigned(pairs, size)
             total += values.reshape(-1, count, count).sum(0) if middle else values
         return total
 

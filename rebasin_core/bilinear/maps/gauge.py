@@ -48,13 +48,13 @@ def balanced(symmetry: Symmetry, channels: Channels) -> tuple[Channels, Symmetry
         channels: ``[C, *s]`` for every parameter; further channels than the first are transformed by absolute values.
 
     Returns:
-        The channels in float64, and the element: scales and symmetric positive definite maps.
+        The channels in float64, those of stacks as one; and the element: scales and symmetric positive definite maps.
 
     References:
         F. Pittorino et al. (2022), "Deep networks on toroids", ICML, arXiv 2202.03038 (scales); G. Kempf, L. Ness
         (1979), "The length of vectors in representation spaces" (uniqueness up to a compact group).
     """
-    current = {name: tensor.double() for name, tensor in channels.items()}
+    current = {name: tensor.double() for name, tensor in symmetry.layout.stacked(channels).items()}
     total = SymmetryElement.identity(symmetry)
     unbounded = [index for index, linear in enumerate(symmetry.linear) if linear.kind in _UNBOUNDED]
     added: dict[int, tuple[Tensor, Tensor]] = {}
@@ -141,9 +141,8 @@ def _best(
             added[index] = found @ own[0] @ found, inverse @ own[1] @ inverse
         return found, decrease
     if linear.kind is Kind.ROTATION:
-        half = produced.shape[-1] // 2
-        produced = produced[..., :half] + produced[..., half:]
-        consumed = consumed[..., :half] + consumed[..., half:]
+        produced = torch.add(*linear.pairs.parts(produced, -1))
+        consumed = torch.add(*linear.pairs.parts(consumed, -1))
     usable = (produced > 0) & (consumed > 0)
     ratio = torch.where(usable, consumed / produced.clamp_min(torch.finfo(produced.dtype).tiny), 1.0)
     factor = ratio**0.25

@@ -8,12 +8,13 @@ import torch
 
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.symmetry.kind import Kind
+from rebasin_core.symmetry.pairs import Pairs
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def best_map(kind: Kind, similarity: Tensor) -> Tensor:
+def best_map(kind: Kind, similarity: Tensor, *, pairs: Pairs = Pairs.HALVES) -> Tensor:
     r"""Return the map of a compact kind with the largest inner product with a similarity matrix.
 
     - orthogonal: the polar factor of $S$ (the Procrustes problem), with $S = U \Sigma V^\top$ it is $U V^\top$
@@ -27,6 +28,7 @@ def best_map(kind: Kind, similarity: Tensor) -> Tensor:
     Args:
         kind: The kind.
         similarity: ``[*outer, n, n]``: rows are reference units.
+        pairs: The units that are a pair, for rotations.
 
     Returns:
         The map, with the shape of `Kind.map_shape`.
@@ -43,7 +45,7 @@ def best_map(kind: Kind, similarity: Tensor) -> Tensor:
         case Kind.ORTHOGONAL_FIXING_ONES:
             return _polar_factor_fixing_ones(similarity)
         case Kind.ROTATION:
-            return _angles(similarity)
+            return _angles(similarity, pairs)
         case Kind.SIGN | Kind.NONZERO:
             diagonal = similarity.diagonal(dim1=-2, dim2=-1)
             return torch.where(diagonal < 0, -1.0, 1.0).to(similarity.dtype)
@@ -52,12 +54,13 @@ def best_map(kind: Kind, similarity: Tensor) -> Tensor:
             raise InvalidInputError(message)
 
 
-def best_value(kind: Kind, similarity: Tensor) -> Tensor:
+def best_value(kind: Kind, similarity: Tensor, *, pairs: Pairs = Pairs.HALVES) -> Tensor:
     """Return the inner product of a similarity matrix with its optimal map.
 
     Args:
         kind: The kind.
         similarity: ``[*outer, n, n]``.
+        pairs: The units that are a pair, for rotations.
 
     Returns:
         ``[*outer]``.
@@ -69,7 +72,7 @@ def best_value(kind: Kind, similarity: Tensor) -> Tensor:
             inner, mean = _without_ones(similarity)
             return _nuclear_norm(inner) + mean
         case Kind.ROTATION:
-            return _complex(similarity).abs().sum(-1)
+            return _complex(similarity, pairs).abs().sum(-1)
         case Kind.SIGN | Kind.NONZERO:
             return similarity.diagonal(dim1=-2, dim2=-1).abs().sum(-1)
         case Kind.POSITIVE:
@@ -117,21 +120,16 @@ def complement_of_ones(like: Tensor) -> Tensor:
     return matrix[:, 1:]
 
 
-def _complex(similarity: Tensor) -> Tensor:
+def _complex(similarity: Tensor, pairs: Pairs) -> Tensor:
     """Return the products of every pair of units as complex numbers: reference times conjugate candidate."""
-    half = similarity.shape[-1] // 2
     diagonal = [
-        [
-            similarity[..., a * half : (a + 1) * half, b * half : (b + 1) * half].diagonal(dim1=-2, dim2=-1)
-            for b in (0, 1)
-        ]
-        for a in (0, 1)
+        [part.diagonal(dim1=-2, dim2=-1) for part in pairs.parts(rows, -1)] for rows in pairs.parts(similarity, -2)
     ]
     return torch.complex(diagonal[0][0] + diagonal[1][1], diagonal[1][0] - diagonal[0][1])
 
 
-def _angles(similarity: Tensor) -> Tensor:
-    total = _complex(similarity)
+def _angles(similarity: Tensor, pairs: Pairs) -> Tensor:
+    total = _complex(similarity, pairs)
     size = total.abs()
     unit = torch.where(size > 0, total / size.clamp_min(torch.finfo(size.dtype).tiny), torch.ones_like(total))
     return torch.view_as_real(unit)

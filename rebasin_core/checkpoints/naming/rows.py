@@ -9,7 +9,7 @@ import torch
 
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.symmetry.axis import Atom, is_fixed
-from rebasin_core.symmetry.layout import Layout
+from rebasin_core.symmetry.parts import restricted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rebasin_core.checkpoints.naming.vocabulary import Vocabulary
+    from rebasin_core.symmetry.layout import Layout
     from rebasin_core.tensors.prefixes import Shape
 
 
@@ -182,12 +183,7 @@ def layout_of_shared(layout: Layout, shared: Mapping[str, SharedRows]) -> Layout
         shapes[name] = tuple(shape)
     compared = {name for name in layout.axes if name not in shared or len(shared[name])}
     sized = layout_for(layout, {name: shape for name, shape in shapes.items() if name in compared})
-    return Layout(
-        sized.groups,
-        {name: axes for name, axes in sized.axes.items() if name in compared},
-        None if sized.buffers is None else sized.buffers & compared,
-        {alias: name for alias, name in sized.aliases.items() if name in compared},
-    )
+    return restricted(sized, compared)
 
 
 def _shared(

@@ -92,10 +92,21 @@ def reliability(probabilities: Tensor, targets: Tensor, *, bins: int = 15) -> tu
         message = f"expected at least one bin, got {bins!r}"
         raise InvalidInputError(message)
     largest = probabilities.max(-1)
-    confidence = largest.values.double()
-    predicted = largest.indices
+    return binned_reliability(largest.values.double(), (largest.indices == targets).double(), bins=bins)
+
+
+def binned_reliability(confidence: Tensor, correct: Tensor, *, bins: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the contents of a reliability diagram, as `reliability`, from confidences.
+
+    Args:
+        confidence: ``[N]``: the largest probability of each prediction, in float64.
+        correct: ``[N]``: 1 for correct predictions and 0 for others, in float64.
+        bins: Number of bins, at least 1.
+
+    Returns:
+        Counts, mean confidences and accuracies, each ``[bins]``.
+    """
     index = (confidence * bins).ceil().long().sub(1).clamp(0, bins - 1)
-    correct = (predicted == targets).double()
     sums = [
         torch.zeros(bins, dtype=torch.float64, device=correct.device).index_add_(0, index, values)
         for values in (torch.ones_like(correct), confidence, correct)

@@ -46,10 +46,12 @@ class NLLMetric(Metric):
         units = log_mean_exp(log_prob.unflatten(0, (-1, 2)), dim=1) if predictions.paired else log_prob
         jackknife = LogMeanJackknife.of(units)
         relative_variance = jackknife.concentration - 1 / len(units)
+        values = predictions.weighted(jackknife.values)
+        pseudo_values = predictions.weighted(jackknife.pseudo_values)
         return MetricValues(
-            jackknife.values,
-            influence(jackknife.pseudo_values, independent=predictions.independent, contrasts=contrasts),
-            bias=(jackknife.values.mean() - jackknife.pseudo_values.mean()).item(),
+            values,
+            influence(pseudo_values, independent=predictions.independent, contrasts=contrasts),
+            bias=(values.mean() - pseudo_values.mean()).item(),
             effective_samples=samples / len(units) / jackknife.concentration,
             # The bias is relative_variance / 2 to first order; the next terms are of the order of its square.
             bias_errors=relative_variance.square(),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rebasin_core.evaluation.functional import FunctionalModel
     from rebasin_core.inference.base import FitProblem
     from rebasin_core.inference.options import PriorScale
+    from rebasin_core.tensors.inputs import AnyInputs
 
 
 @final
@@ -132,7 +133,7 @@ class Potential:
                 outputs = self._networks(self.named(position), self._buffers, inputs)
                 self._likelihood.check(outputs[0], targets)
 
-    def _log_likelihoods(self, networks: Mapping[str, Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
+    def _log_likelihoods(self, networks: Mapping[str, Tensor], inputs: AnyInputs, targets: Tensor) -> Tensor:
         """Return the log likelihood of a batch for each network, ``[K]`` in float64."""
         outputs = self._networks(networks, self._buffers, inputs)
         repeated = targets.expand(self._chains, *targets.shape).flatten(0, 1)

@@ -201,6 +201,8 @@ def traced_layout(model: nn.Module, inputs: Inputs, keeps: Callable[[Layout], bo
 
 def _differences(layout: Layout, traced: Layout, group: str) -> list[Change]:
     """Return the changes that turn the axes of a group in a layout into those in the traced layout."""
+    if traced.axes.keys() != layout.axes.keys():
+        return []  # other stacks
     renamed = _renamed(traced, layout, group)
     if renamed is None:
         return []

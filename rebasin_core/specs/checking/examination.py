@@ -104,11 +104,11 @@ class Examination:
 
     def findings(self) -> Findings:
         """Run the examination in float64 if the model supports it, else in the model's own dtypes."""
-        found = self._found(Runner(self._model, self._inputs), wide=True)
+        found = self._found(Runner(self._model, self._inputs, unstacked=self._layout.unstacked), wide=True)
         return found if found is not None else self._in_own_dtypes()
 
     def _in_own_dtypes(self) -> Findings:
-        runner = Runner(self._model, self._inputs, wide=False)
+        runner = Runner(self._model, self._inputs, wide=False, unstacked=self._layout.unstacked)
         try:
             with torch.no_grad():
                 runner(Tensors.of(self._model, wide=False).values)
@@ -136,13 +136,13 @@ class Examination:
         return again
 
     def _at_draws(self, runner: Runner, tensors: Tensors) -> Findings | None:
-        parts = parts_of(self._layout, tensors.values)
+        parts = parts_of(self._layout, self._layout.stacked(tensors.values))
         control = Control(parts, Sensitivities(self._layout, self._derangement, self._generator), self._tolerance)
         found = Findings()
         points: list[Point] = []
         failures: list[str] = []
         tied: Findings | None = None
-        for draw in tensors.draws(self._generator):
+        for draw in map(self._layout.stacked, tensors.draws(self._generator)):
             before = control.state
             point, is_classified = self._point(runner, draw, control, number=len(points) + 1)
             if isinstance(point, str):

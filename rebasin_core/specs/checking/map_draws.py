@@ -25,9 +25,9 @@ def unconditional(symmetry: Symmetry) -> Symmetry:
         symmetry: Families of linear maps.
 
     Returns:
-        The symmetry without families that need tensors of ones.
+        The symmetry without families that need tensors of ones or zeros.
     """
-    return replace(symmetry, linear=tuple(linear for linear in symmetry.linear if not linear.ones))
+    return replace(symmetry, linear=tuple(linear for linear in symmetry.linear if not linear.required))
 
 
 def drawn_maps(symmetry: Symmetry, generator: torch.Generator) -> list[Tensor]:

@@ -21,7 +21,7 @@ from rebasin_core.tensors.checks import shorten
 from rebasin_core.tensors.frozen import FrozenMapping
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch import Tensor
 
@@ -90,7 +90,7 @@ def examine_maps(spec: PermutationSpec, findings: Findings, generator: torch.Gen
     points = list(findings.limits.items())[:2]
     if any(point.runner.noise is not None for point, _ in points):
         # The random numbers are then those of a fixed seed, not permuted with the units.
-        points = [(_again(point, (), generator), limit) for point, limit in points]
+        points = [(_again(point, {}, generator), limit) for point, limit in points]
     plain, folded = spec.symmetry, spec.folded_symmetry
     more = replace(folded, linear=tuple(linear for linear in folded.linear if linear not in plain.linear))
     for symmetry in (plain, more):
@@ -99,16 +99,19 @@ def examine_maps(spec: PermutationSpec, findings: Findings, generator: torch.Gen
         remaining = [pair for pair in points if symmetry is more or pair[0] not in findings.mapped]
         for point, limit in remaining if always.linear else ():
             _examine(found, always, point, limit, generator)
-        scaled = replace(symmetry, linear=tuple(linear for linear in symmetry.linear if linear.ones))
+        scaled = replace(symmetry, linear=tuple(linear for linear in symmetry.linear if linear.required))
         for point, limit in points[:1] if scaled.linear else ():
-            ones = {name for linear in scaled.linear for name in linear.ones}
-            _examine(found, scaled, _again(point, ones, generator), limit, generator)
+            values = {name: value for linear in scaled.linear for name, value in linear.required.items()}
+            _examine(found, scaled, _again(point, values, generator), limit, generator)
     return found
 
 
-def _again(point: Point, ones: Collection[str], generator: torch.Generator) -> Point:
-    """Return a point with the same parameters, except for those that are one, and without permuted random numbers."""
-    tensors = {name: torch.ones_like(tensor) if name in ones else tensor for name, tensor in point.tensors.items()}
+def _again(point: Point, values: Mapping[str, float], generator: torch.Generator) -> Point:
+    """Return a point with the same parameters, except for those with given values, without permuted random numbers."""
+    tensors = {
+        name: torch.full_like(tensor, values[name]) if name in values else tensor
+        for name, tensor in point.tensors.items()
+    }
     point.runner.noise = None
     again = Point.of(point.runner, tensors, generator, gradients=False)
     if isinstance(again, str):

@@ -16,7 +16,7 @@ from rebasin_core.tensors.modules import call_with_tensors, shared_copy
 from rebasin_core.tensors.trees import tree_map, tree_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
+    from collections.abc import Callable, Generator, Mapping
     from contextlib import AbstractContextManager
 
     from torch import Tensor, nn
@@ -102,10 +102,19 @@ class Runner:
         model: The model; it is not changed.
         inputs: Inputs of the model.
         wide: Whether to run it in float64.
+        unstacked: Returns tensors by the names of the model, from tensors by the names of a layout; unchanged if None.
     """
 
-    def __init__(self, model: nn.Module, inputs: Inputs, *, wide: bool = True) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Inputs,
+        *,
+        wide: bool = True,
+        unstacked: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None,
+    ) -> None:
         self._model = model
+        self._unstacked = unstacked
         self._wide = wide
         self._forced: bool | None = None
         self._takes_gradients = False
@@ -130,7 +139,7 @@ class Runner:
         """Run the model, and return all tensors in its output.
 
         Args:
-            tensors: The parameters and buffers.
+            tensors: The parameters and buffers, by the names of the model or of the layout.
             inputs: The inputs; if None, those given on construction.
             seed: Seed of the random numbers of the model.
             within: A further context for the run.
@@ -144,6 +153,7 @@ class Runner:
         inputs = inputs or self.inputs
         # A new copy for each run: some models store results of earlier runs, or replace buffers in the mapping.
         model = shared_copy(self._model)
+        tensors = tensors if self._unstacked is None else self._unstacked(tensors)
         modes = [module.training for module in model.modules()]
         mode = self._mode()
         with ExitStack() as stack:

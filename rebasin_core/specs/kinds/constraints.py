@@ -108,17 +108,17 @@ class DegreeConstraints:
                 origins = (self._degrees[factor].origin for factor in cell if factor in self._degrees)
                 yield tuple(origin for origin in origins if origin is not None)
 
-    def is_undivided(self, term: AxisTerm) -> bool:
-        """Return whether an axis is that of one slot, as a whole.
+    def degree_of(self, term: AxisTerm) -> Degree | None:
+        """Return the degree of an axis.
 
         Args:
             term: The axis.
 
         Returns:
-            Whether it is one variable with a degree.
+            The degree; None if the axis is not that of one slot as a whole.
         """
         factors = substitute(term)
-        return len(factors) == 1 and factors[0] in self._degrees
+        return self._degrees.get(factors[0]) if len(factors) == 1 and isinstance(factors[0], Variable) else None
 
     def see(self, term: AxisTerm, sight: Sight, reason: Reason) -> None:
         """Record how an operator sees an axis.
@@ -277,15 +277,15 @@ class DegreeConstraints:
             self.seen.append(Seen(degree.square_of, Sight.DIAGONAL, reason))
         self.seen.append(Seen(degree, sight, reason, scale))
 
-    def _variables(self, term: AxisTerm) -> Iterator[Variable]:
-        """Yield the variables with degrees in a term."""
+    def _variables(self, term: AxisTerm, above: frozenset[Variable] = frozenset()) -> Iterator[Variable]:
+        """Yield the variables with degrees in a term, whose parts may contain the variables above it again."""
         for factor in substitute(term):
-            if isinstance(factor, Uniform):
+            if isinstance(factor, Uniform) or factor in above:
                 continue
             if factor in self._degrees:
                 yield factor
             for part in (*factor.parts, *self._parts_when_stacked(factor)):
-                yield from self._variables(part)
+                yield from self._variables(part, above | {factor})
 
     def _parts_when_stacked(self, variable: Variable) -> Sequence[AxisTerm]:
         """Return the axis of each part of a stacked tensor that has different axes in each."""
@@ -351,16 +351,16 @@ class DegreeConstraints:
         if x is y and relation is Relation.PRODUCT:
             return self.new_axis(x.size, replace(total, sign=frozenset(), square_of=first))
         scaled = replace(reason, why=_SCALED)
-        self._use(first, Sight.DIAGONAL, scaled, second.own_slot)
-        self._use(second, Sight.DIAGONAL, scaled, first.own_slot)
+        self._use(first, Sight.DIAGONAL, scaled, second.scale_slot)
+        self._use(second, Sight.DIAGONAL, scaled, first.scale_slot)
         return self.new_axis(x.size, total)
 
     def _computed(self, x: Variable) -> Variable:
         """Return the axis of a tensor that is computed from one with the same degree."""
         degree = self._degrees[x]
-        if degree.own_slot is None:
+        if degree.scale_slot is None:
             return x
-        return self.new_axis(x.size, replace(degree, own_slot=None))
+        return self.new_axis(x.size, replace(degree, own_slot=None, offset_slot=None))
 
     def _with_constant(self, x: Factor, y: Factor, reason: Reason, relation: Relation) -> Factor:
         """Return the combination of an axis with one along which a tensor has given values."""

@@ -23,6 +23,7 @@ class Degree:
         sign: The slots whose signs multiply that of the axis.
         square_of: The degree of the axis whose square this is; None for other axes.
         own_slot: The slot, if this is the axis of a parameter itself, not of a tensor computed from it.
+        offset_slot: The slot of the parameter $w$, if this is the axis of $1 + w$; the degree is then that of $1 + w$.
         origin: A slot of the same group, also if the degree does not depend on it.
     """
 
@@ -30,6 +31,7 @@ class Degree:
     sign: frozenset[Slot] = frozenset()
     square_of: Degree | None = None
     own_slot: Slot | None = None
+    offset_slot: Slot | None = None
     origin: Slot | None = None
 
     @classmethod
@@ -52,6 +54,11 @@ class Degree:
             total[slot] = total.get(slot, 0) + factor * count
         kept = {slot: count for slot, count in total.items() if count}
         return Degree(FrozenMapping(kept), self.sign ^ other.sign, origin=self.origin or other.origin)
+
+    @property
+    def scale_slot(self) -> Slot | None:
+        """The slot of a parameter that is one or zero, depending on the use, if the entries along this axis are one."""
+        return self.own_slot or self.offset_slot
 
     @property
     def slots(self) -> frozenset[Slot]:

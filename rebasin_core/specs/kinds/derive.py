@@ -13,7 +13,7 @@ from rebasin_core.specs.kinds.families import Family, GroupEvidence
 from rebasin_core.specs.kinds.statement import Seen
 from rebasin_core.specs.unification.relation import Sight
 from rebasin_core.specs.unification.terms import Reason
-from rebasin_core.symmetry.linear import Kind, Symmetry
+from rebasin_core.symmetry.linear import Kind, LinearSymmetry, Symmetry
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -36,12 +36,14 @@ class Symmetries:
     Attributes:
         plain: Those of the model with any parameters.
         folded: Those of the model if the scales of its normalizations are one.
-        obstacles: For the scales that no plain symmetry can make one, the reason.
+        offset_scales: Families of factors of scales $1 + w$, where $w$ is a parameter, and of other tensors.
+        obstacles: For the scales that no factors can make one, the reason.
         limits: For every group that does not admit all invertible maps, the operator that excludes larger ones.
     """
 
     plain: Symmetry
     folded: Symmetry
+    offset_scales: tuple[LinearSymmetry, ...]
     obstacles: Mapping[str, Obstacle]
     limits: Mapping[str, Reason]
 
@@ -62,7 +64,7 @@ class Derivation:
         self._candidates = self._outer_candidates()
 
     def rotated(self) -> Mapping[Slot, PairKey]:
-        """Return the pairs of equal halves, along which constants vary, that admit rotations."""
+        """Return the pairs of units, along which constants vary, that admit rotations."""
         pairs = self._slots.pairs
         found = [own for name, own in self._fixed.items() if self._rotation(name) is not None]
         return {slot: pairs[slot] for own in found for slot in own}
@@ -80,19 +82,29 @@ class Derivation:
         limits: dict[str, Reason] = {}
         for folded in (False, True):
             families = {name: _families(one, maps[name], folded=folded) for name, one in own.items()}
-            ones = {slot.tensor for each in families.values() for family in each for slot in family.ones}
-            kept = {name: each for name, each in of_fixed.items() if not _acts_on(each, ones)}
+            scales = {slot.tensor for each in families.values() for family in each for slot in family.scales}
+            kept = {name: each for name, each in of_fixed.items() if not _acts_on(each, scales)}
             found.append(self._symmetry({**families, **kept}, within))
             limits = self._limits(families)
         plain, folding = found
-        return Symmetries(plain, folding, self._obstacles(maps), limits)
+        more = {name: self._with_offset_scales(name, family) for name, family in maps.items()}
+        both = self._symmetry({**more, **of_fixed}, within)
+        of_scales = tuple(linear for linear in both.linear if linear not in plain.linear)
+        return Symmetries(plain, folding, of_scales, self._obstacles(maps), limits)
+
+    def _with_offset_scales(self, name: str, maps: Family | None) -> list[Family]:
+        """Return the plain families of a group, and those of factors of scales that are one plus a parameter."""
+        plain = _families(self._evidence[name], maps, folded=False)
+        zeros = set() if maps is None else {*maps.zeros}
+        more = self._evidence[name].of_offset_scales.scalings() if zeros else []
+        return plain + [family for family in more if family.kind is not Kind.SIGN and zeros & family.degrees.keys()]
 
     def _obstacles(self, maps: Mapping[str, Family | None]) -> dict[str, Obstacle]:
         """Return the reasons why scales that must be one for maps that mix units admit no factors themselves."""
         found = {
-            slot.tensor: self._evidence[name].obstacle(slot)
+            slot.tensor: self._evidence[name].of_offset_scales.obstacle(slot)
             for name, family in maps.items()
-            for slot in (() if family is None else family.ones)
+            for slot in (() if family is None else family.scales)
         }
         return {name: obstacle for name, obstacle in found.items() if obstacle is not None}
 
@@ -124,13 +136,15 @@ class Derivation:
         return self._evidence[name].scalings() if is_uniform(self._slots, self._fixed[name]) else []
 
     def _rotation(self, name: str) -> Family | None:
-        """Return the rotations of two equal halves: maps of pairs that commute with all that is done to their units."""
+        """Return the rotations of pairs of units: maps that commute with all that is done to them."""
         own = self._fixed[name]
-        if not is_uniform(self._slots, own) or not all(slot in self._slots.pairs for slot in own):
+        pairings = {self._slots.pairings.get(slot) for slot in own}
+        pairs = pairings.pop()
+        if not is_uniform(self._slots, own) or pairs is None or pairings:
             return None
         found = self._evidence[name].maps()
-        is_invertible = found is not None and found.kind is Kind.INVERTIBLE and not found.ones
-        return replace(found, kind=Kind.ROTATION) if found is not None and is_invertible else None
+        is_invertible = found is not None and found.kind is Kind.INVERTIBLE and not found.scales
+        return replace(found, kind=Kind.ROTATION, pairs=pairs) if found is not None and is_invertible else None
 
     def _outer_candidates(self) -> dict[str, set[str]]:
         """Return, for fixed groups, the groups that occur exactly once in every cell with them."""
@@ -194,7 +208,7 @@ def _acts_on(families: Iterable[Family], tensors: Collection[str]) -> bool:
 
 def _families(evidence: GroupEvidence, maps: Family | None, *, folded: bool) -> list[Family]:
     """Return the maps that mix units if there are any (and scales are folded, where they must be), else scalings."""
-    return evidence.scalings() if maps is None or (maps.ones and not folded) else [maps]
+    return evidence.scalings() if maps is None or (maps.scales and not folded) else [maps]
 
 
 def _is_within(family: Family, other: Family) -> bool:

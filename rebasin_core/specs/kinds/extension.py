@@ -84,6 +84,8 @@ def extended_symmetry(
             family.kind,
             {moved[slot]: degree for slot, degree in family.degrees.items()},
             tuple(dict.fromkeys(slot.tensor for slot in family.ones)),
+            tuple(dict.fromkeys(slot.tensor for slot in family.zeros)),
+            family.pairs,
         )
         for name, own in families.items()
         for family in own

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
 from rebasin_core.specs.folding import Obstacle
 from rebasin_core.specs.kinds.nullspace import binary_nullspace, independent_of, integer_nullspace
 from rebasin_core.specs.unification.relation import Sight
 from rebasin_core.symmetry.linear import Kind
+from rebasin_core.symmetry.pairs import Pairs
 from rebasin_core.tensors.frozen import FrozenMapping
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
+    from rebasin_core.specs.kinds.degree import Degree
     from rebasin_core.specs.kinds.statement import Equation, Seen
     from rebasin_core.specs.unification.terms import Reason
     from rebasin_core.symmetry.linear import Slot
@@ -32,11 +34,20 @@ class Family:
         kind: The kind of the maps.
         degrees: The degree of every slot that is transformed.
         ones: Slots of scales that must be one.
+        zeros: Slots of parameters that must be zero: scales are one plus these parameters.
+        pairs: The units that are a pair, for rotations.
     """
 
     kind: Kind
     degrees: Mapping[Slot, int]
     ones: tuple[Slot, ...] = ()
+    zeros: tuple[Slot, ...] = ()
+    pairs: Pairs = Pairs.HALVES
+
+    @property
+    def scales(self) -> tuple[Slot, ...]:
+        """Slots of the parameters that must be one or zero."""
+        return (*self.ones, *self.zeros)
 
 
 @final
@@ -55,6 +66,12 @@ class GroupEvidence:
     vectors: Collection[Slot]
     equations: Sequence[Equation]
     seen: Sequence[Seen]
+
+    @property
+    def of_offset_scales(self) -> GroupEvidence:
+        """The evidence in which the degree of $1 + w$ replaces that of a parameter $w$ without other uses."""
+        kept = [one for one in self.seen if not one.is_offset or not self._is_offset_only(one.degree)]
+        return replace(self, seen=kept)
 
     def scalings(self) -> list[Family]:
         """Return the scales and signs of single units."""
@@ -84,19 +101,20 @@ class GroupEvidence:
             return None
         slots = [slot for slot in self.slots if slot not in scales]
         sights = {one.sight for one in self.seen if one.degree.slots - scales}
-        ones = tuple(slot for slot in self.slots if slot in scales)
+        zeros = tuple(slot for slot in self.slots if slot in scales & self._offsets())
+        ones = tuple(slot for slot in self.slots if slot in scales and slot not in zeros)
         equations = [_difference(equation) for equation in self.equations]
         equations = [{slot: count for slot, count in row.items() if slot not in scales} for row in equations]
         if Sight.NORM not in sights and Sight.SUM not in sights:
             solutions = integer_nullspace(slots, equations)
             if len(solutions) == 1 and set(solutions[0]) == set(slots) and {*map(abs, solutions[0].values())} == {1}:
-                return Family(Kind.INVERTIBLE, _oriented(solutions[0]), ones)
+                return Family(Kind.INVERTIBLE, _oriented(solutions[0]), ones, zeros)
             return None
         parities = [(equation.first.sign ^ equation.second.sign) - scales for equation in self.equations]
         if binary_nullspace(slots, parities) != [frozenset(slots)]:
             return None
         kind = Kind.ORTHOGONAL_FIXING_ONES if Sight.SUM in sights else Kind.ORTHOGONAL
-        return Family(kind, FrozenMapping(dict.fromkeys(slots, 1)), ones)
+        return Family(kind, FrozenMapping(dict.fromkeys(slots, 1)), ones, zeros)
 
     def why_not_larger(self, families: Sequence[Family]) -> Reason | None:
         """Return the first operator that excludes larger maps.
@@ -117,12 +135,12 @@ class GroupEvidence:
         if not mixing:
             excluding = [{Sight.HOMOGENEOUS}, _NOT_SIGNED] if Kind.POSITIVE in kinds else excluding
             excluding += [{Sight.ODD}, _NOT_SCALED]
-        found = map(self._first, [*excluding, set(Sight)])
+        found = [*map(self._first, [*excluding, set(Sight)]), *(one.reason for one in self.seen if one.is_offset)]
         return next((reason for reason in found if reason is not None), None)
 
     def _first(self, sights: Collection[Sight]) -> Reason | None:
         """Return the first operator that sees the units in one of some ways."""
-        return next((one.reason for one in self.seen if one.sight in sights), None)
+        return next((one.reason for one in self.seen if one.sight in sights and not one.is_offset), None)
 
     def obstacle(self, slot: Slot) -> Obstacle | None:
         """Return the reason why a slot admits no scales.
@@ -173,9 +191,21 @@ class GroupEvidence:
         """Return the slots of scales: vectors by which units are multiplied."""
         return frozenset(one.scale for one in self.seen if one.scale is not None and one.scale in self.vectors)
 
+    def _offsets(self) -> frozenset[Slot]:
+        """Return the slots of parameters to which one is added."""
+        return frozenset(one.degree.own_slot for one in self.seen if one.is_offset and one.degree.own_slot is not None)
+
+    def _is_offset_only(self, degree: Degree) -> bool:
+        """Return whether a parameter has no other use than that one is added to it."""
+        used = [one.degree for one in self.seen if not one.is_offset]
+        used += [side for equation in self.equations for side in (equation.first, equation.second)]
+        return not any(other.own_slot == degree.own_slot for other in used)
+
     def _why_not_mixed(self, scales: frozenset[Slot]) -> Reason | None:
         for one in self.seen:
-            if one.degree.own_slot in scales:
+            if one.is_offset and one.degree.own_slot in scales and not self._is_offset_only(one.degree):
+                return one.reason
+            if one.degree.scale_slot in scales:
                 continue
             if one.sight in _NOT_MIXED or (one.sight is Sight.DIAGONAL and one.scale not in scales):
                 return one.reason

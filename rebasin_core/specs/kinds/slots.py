@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, final
 
 from rebasin_core.specs.kinds.constraints import DegreeConstraints
 from rebasin_core.specs.kinds.degree import Degree
-from rebasin_core.specs.kinds.unpermuted import OpenAxes, is_open, is_open_pair, is_pair
+from rebasin_core.specs.kinds.unpermuted import OpenAxes, is_open, open_pairs, pairs_of
 from rebasin_core.specs.unification.terms import Reason, Uniform, Variable, fresh, length, substitute, uniform
 from rebasin_core.symmetry.axis import atoms_of
 from rebasin_core.symmetry.linear import Slot
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rebasin_core.specs.unification.terms import AxisTerm, AxisTerms, Factor
     from rebasin_core.symmetry.axis import Atom, Axis
     from rebasin_core.symmetry.layout import Layout
+    from rebasin_core.symmetry.pairs import Pairs
 
 _FIXED = Reason("none", "a constant", "it is fixed")
 
@@ -42,7 +43,7 @@ class Slots:
         solution: Their solution.
         sights: How operators see the units of axes.
         constant: Names of the tensors that must not be changed.
-        is_rotated: Function of two equal halves along which constants vary: whether they have one slot together.
+        is_rotated: Function of an axis of pairs along which constants vary: whether it has one slot as a whole.
 
     Attributes:
         constraints: The constraints of the second interpretation.
@@ -50,7 +51,8 @@ class Slots:
         axes: The open axes of every tensor.
         of_group: The slots of each group of the layout.
         unpermuted: The atoms of the slots of fixed axes.
-        pairs: Those of them that are two equal halves.
+        pairs: The axes of pairs among them.
+        pairings: Which units of these are a pair.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Slots:
         self.of_group: dict[str, list[Slot]] = {name: [] for name in solution.layout.groups}
         self.unpermuted: dict[Slot, Atom] = {}
         self.pairs: dict[Slot, PairKey] = {}
+        self.pairings: dict[Slot, Pairs] = {}
         self._first = first
         self._groups = solution.variables
         self._open = OpenAxes(first, solution, constant, is_rotated)
@@ -98,10 +101,10 @@ class Slots:
         if not factors:
             return ()
         first, rest = factors[0], factors[1:]
+        if slots and open_pairs(slots[0][0]) is not None and open_pairs(slots[0][0]) is pairs_of(factors):
+            return (self._new_axis(length(factors), *slots.popleft()),)
         if not isinstance(first, Variable) or not first.parts:
             return (*self._copied_factor(first, slots), *self._copied(rest, slots))
-        if not rest and slots and is_open_pair(slots[0][0]) and is_pair(first):
-            return (self._new_axis(first.size, *slots.popleft()),)
         restricted = [self._first.restriction_of(rest, first, index) for index in range(len(first.parts))]
         whole = Variable(first.size, _FIXED)
         if all(own == rest for own in restricted):
@@ -124,9 +127,11 @@ class Slots:
         return (self._new_axis(factor.size, atom, slot),)
 
     def _new_axis(self, size: int, atom: Atom, slot: Slot) -> Variable:
-        if is_open_pair(atom):
+        pairs = open_pairs(atom)
+        if pairs is not None:
             index = sum(one.tensor == slot.tensor and one.dim == slot.dim for one in self.pairs)
             self.pairs[slot] = (slot.tensor, slot.dim, index)
+            self.pairings[slot] = pairs
         if is_open(atom):
             self.unpermuted[slot] = atom
             self.constraints.tracked.add(slot)

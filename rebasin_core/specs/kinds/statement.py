@@ -39,10 +39,13 @@ class Seen:
         degree: Degree of the axis.
         sight: How it is seen.
         reason: The operator.
-        scale: The slot of the vector by which it is multiplied unit by unit, if that is a parameter itself.
+        scale: The slot of the vector by which it is multiplied unit by unit, if that is a parameter $w$ or $1 + w$.
+        is_offset: Whether one is added to a parameter, whose axis this is, and the result is the axis with its
+            `Degree.offset_slot`.
     """
 
     degree: Degree
     sight: Sight
     reason: Reason
     scale: Slot | None = None
+    is_offset: bool = False

@@ -1,8 +1,8 @@
 """Fixed axes along which constants vary: their units cannot be permuted, but can admit linear maps.
 
 Such an axis has no group in the layout of the permutations. In the *open* axes of a tensor, every fixed axis along
-which only constants vary has a temporary group of its own. Two equal halves of such an axis can have one group
-together: a rotation acts on a unit of the first half and the same unit of the second half.
+which only constants vary has a temporary group of its own. Such an axis, and an axis of length two, can have one group
+together: a rotation acts on the units of a pair.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 from itertools import count
 from typing import TYPE_CHECKING, Final, TypeAlias, final
 
-from rebasin_core.specs.unification.terms import Uniform, Variable, substitute
+from rebasin_core.specs.unification.terms import Uniform, Variable, length, substitute
 from rebasin_core.symmetry.axis import Atom, Axis, concat, product
+from rebasin_core.symmetry.pairs import Pairs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -21,10 +22,11 @@ if TYPE_CHECKING:
     from rebasin_core.specs.unification.terms import AxisTerm
 
 PairKey: TypeAlias = "tuple[str, int, int]"
-"""Two equal halves: tensor, dimension, and index among the pairs of that dimension."""
+"""An axis of pairs: tensor, dimension, and index among the axes of pairs of that dimension."""
 
 _CONSTANT: Final = frozenset({"constant", "buffer"})
-_OPEN, _PAIR = "?", "??"  # of the names of temporary groups; names of groups have other first characters
+_OPEN = "?"  # of the names of temporary groups; names of groups have other first characters
+_PAIRS: Final = {Pairs.HALVES: "??", Pairs.NEIGHBORS: "?,"}
 
 
 def admits_maps(variable: Variable) -> bool:
@@ -39,19 +41,27 @@ def admits_maps(variable: Variable) -> bool:
     return variable.fixed is not None and not variable.parts and variable.fixed.operator in _CONSTANT
 
 
-def is_pair(variable: Variable) -> bool:
-    """Return whether an axis consists of two equal halves along which constants vary.
+def pairs_of(factors: AxisTerm) -> Pairs | None:
+    """Return how the units of an axis along which constants vary are paired.
 
     Args:
-        variable: A variable of the first interpretation, not bound.
+        factors: The factors of the axis in the first interpretation.
 
     Returns:
-        Whether it is a concatenation ``h + h``.
+        Halves for a concatenation ``h + h``, neighbors for a product ``h * 2``; None for other axes.
     """
-    if len(variable.parts) != 2:
-        return False
-    first, second = map(substitute, variable.parts)
-    return first == second and len(first) == 1 and isinstance(first[0], Variable) and admits_maps(first[0])
+    variables = [factor for factor in factors if isinstance(factor, Variable)]
+    if len(variables) != len(factors) or len(variables) not in {1, 2}:
+        return None
+    last = variables[-1]
+    if len(variables) == 2:
+        is_unit = last.size == 2 and (len(last.parts) == 2 or last.fixed is not None)
+        return Pairs.NEIGHBORS if is_unit and admits_maps(variables[0]) else None
+    if len(last.parts) != 2:
+        return None
+    first, second = map(substitute, last.parts)
+    is_pair = first == second and len(first) == 1 and isinstance(first[0], Variable) and admits_maps(first[0])
+    return Pairs.HALVES if is_pair else None
 
 
 def is_open(atom: Atom) -> bool:
@@ -59,9 +69,10 @@ def is_open(atom: Atom) -> bool:
     return atom.group is not None and atom.group.startswith(_OPEN)
 
 
-def is_open_pair(atom: Atom) -> bool:
-    """Return whether an atom has the temporary group of two equal halves."""
-    return atom.group is not None and atom.group.startswith(_PAIR)
+def open_pairs(atom: Atom) -> Pairs | None:
+    """Return the pairs of an atom that has the temporary group of an axis of pairs."""
+    group = atom.group or ""
+    return next((pairs for pairs, start in _PAIRS.items() if group.startswith(start)), None)
 
 
 @final
@@ -72,7 +83,7 @@ class OpenAxes:
         first: The constraints of the first interpretation, solved.
         solution: Their solution.
         constant: Names of the tensors that must not be changed.
-        is_rotated: Function of two equal halves: whether they have one group together.
+        is_rotated: Function of an axis of pairs: whether it has one group as a whole.
     """
 
     def __init__(
@@ -118,12 +129,13 @@ class OpenAxes:
         if not factors:
             return Atom(1)
         first, rest = factors[0], factors[1:]
-        if isinstance(first, Uniform) or not first.parts:
-            atom = Atom(first.size) if isinstance(first, Uniform) else self._atom(name, first)
-            return product(atom, self._axis(name, dim, rest, pairs))
-        is_paired = not rest and name not in self._constant and is_pair(first)
-        if is_paired and self._is_rotated((name, dim, next(pairs))):
-            return Atom(first.size, f"{_PAIR}{first.number}")
+        if isinstance(first, Uniform):
+            return product(Atom(first.size), self._axis(name, dim, rest, pairs))
+        paired = pairs_of(factors) if name not in self._constant else None
+        if paired is not None and self._is_rotated((name, dim, next(pairs))):
+            return Atom(length(factors), f"{_PAIRS[paired]}{first.number}")
+        if not first.parts:
+            return product(self._atom(name, first), self._axis(name, dim, rest, pairs))
         restricted = [self._first.restriction_of(rest, first, index) for index in range(len(first.parts))]
         if all(own == rest for own in restricted):
             parts = [self._axis(name, dim, part, pairs) for part in first.parts]

@@ -1,25 +1,26 @@
 r"""Rotary positions in a graph: pairs of units that are rotated by angles that depend on the position.
 
-Unit $i$ of the first half of an axis and unit $i$ of the second half are a pair $(a, b)$, replaced by
-$(a \cos\theta - b \sin\theta, b \cos\theta + a \sin\theta)$. This commutes with every rotation and scaling of the pair.
-Two forms of the formula are recognized: ``x * cos + cat((-x2, x1)) * sin``, where both halves of ``cos`` and of ``sin``
-are equal, and ``cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin))``.
+A pair $(a, b)$ is replaced by $(a \cos\theta - b \sin\theta, b \cos\theta + a \sin\theta)$. This commutes with every
+rotation and scaling of the pair. The units i of the first and of the second half of an axis are a pair, or the
+neighbors 2 i and 2 i + 1. Two forms of the formula are recognized for both: ``x * cos + (-x2, x1) * sin``, where the
+entries of ``cos`` and of ``sin`` are equal for the units of a pair, and ``(x1 * cos - x2 * sin, x2 * cos + x1 * sin)``.
+Neighbors can also be multiplied as complex numbers.
 """
 
 from __future__ import annotations
 
 import copy
-import operator
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Final, final
 
-import torch
 from torch.fx import GraphModule, Node
 
 from rebasin_core.specs.kinds.rotary import rotary_positions
-from rebasin_core.specs.tracing.constants import KnownConstants
-from rebasin_core.specs.tracing.graph import ModelGraph, value_of, written_nodes
+from rebasin_core.specs.tracing.carriers import operator_of
+from rebasin_core.specs.tracing.graph import ModelGraph, written_nodes
+from rebasin_core.specs.tracing.rotary_angles import EqualPairs
+from rebasin_core.specs.tracing.rotary_nodes import Halves, Neighbors, have_same_length, orders, whole
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -27,16 +28,15 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.fx import Graph
 
+    from rebasin_core.specs.tracing.rotary_nodes import Pairing
+    from rebasin_core.symmetry.pairs import Pairs
+
 _MULTIPLIED: Final = frozenset({"mul", "multiply"})
 _ADDED: Final = frozenset({"add"})
 _SUBTRACTED: Final = frozenset({"sub", "subtract"})
 _NEGATED: Final = frozenset({"neg", "negative"})
-_CONCATENATED: Final = frozenset({"cat", "concat", "concatenate"})
-_COPIED: Final = frozenset({
-    "alias", "clone", "contiguous", "detach", "expand", "expand_as", "lift_fresh_copy", "repeat_interleave", "to",
-    "_to_copy", "type_as", "unsqueeze", "select", "slice", "index", "index_select", "embedding",
-})  # fmt: skip
-_ENTRYWISE: Final = frozenset({"cos", "sin", "mul", "multiply", "add", "sub", "div", "neg", "negative"})
+_NEIGHBORS: Final = Neighbors()
+_PAIRINGS: Final = (Halves(), _NEIGHBORS)
 
 
 @final
@@ -50,6 +50,7 @@ class Rotary:
         cos: The node of the cosines.
         sin: The node of the sines.
         inner: The nodes between the tensor and the result.
+        pairs: The units that are a pair.
     """
 
     result: Node
@@ -57,6 +58,7 @@ class Rotary:
     cos: Node
     sin: Node
     inner: tuple[Node, ...]
+    pairs: Pairs
 
 
 def find_rotary(graph: ModelGraph, buffers: Mapping[str, Tensor]) -> list[Rotary]:
@@ -70,12 +72,11 @@ def find_rotary(graph: ModelGraph, buffers: Mapping[str, Tensor]) -> list[Rotary
         The applications, in graph order.
     """
     written = written_nodes(graph.module)
-    halves = _EqualHalves(graph, {**graph.constants, **buffers}, written)
+    equal = EqualPairs(graph, {**graph.constants, **buffers}, written)
     found: list[Rotary] = []
     for node in graph.module.graph.nodes:
-        name = _name(node)
-        one = _by_rotated_halves(node, halves) if name in _ADDED else None
-        one = _by_halves(node) if name in _CONCATENATED else one
+        one = next((one for pairing in _PAIRINGS if (one := _applied(node, pairing, equal)) is not None), None)
+        one = one or _by_complex_numbers(node)
         if one is not None and not written.intersection((one.result, one.tensor, one.cos, one.sin, *one.inner)):
             found.append(one)
     return found
@@ -98,7 +99,8 @@ def with_rotary(graph: ModelGraph, found: Collection[Rotary]) -> tuple[ModelGrap
     for one in found:
         result = of[one.result]
         with copied.inserting_before(result):
-            new = copied.call_function(rotary_positions, (of[one.tensor], of[one.cos], of[one.sin]))
+            given = (of[one.tensor], of[one.cos], of[one.sin], one.pairs.value)
+            new = copied.call_function(rotary_positions, given)
         new.meta = dict(result.meta)
         names[new.name] = one
         result.replace_all_uses_with(new)
@@ -117,186 +119,82 @@ def _erase(graph: Graph, nodes: list[Node]) -> None:
             nodes.remove(node)
 
 
-def _by_rotated_halves(node: Node, halves: _EqualHalves) -> Rotary | None:
-    """Return ``x * cos + cat((-x2, x1)) * sin``."""
-    for first, second in _orders(node):
+def _applied(node: Node, pairing: Pairing, equal: EqualPairs) -> Rotary | None:
+    """Return the application of rotary positions whose result is a node, in one of two forms."""
+    return _by_rotated_pairs(node, pairing, equal) if operator_of(node) in _ADDED else _by_parts(node, pairing)
+
+
+def _by_rotated_pairs(node: Node, pairing: Pairing, equal: EqualPairs) -> Rotary | None:
+    """Return ``x * cos + (-x2, x1) * sin``."""
+    for first, second in orders(node):
         for (tensor, cos), (rotated, sin) in product(_factors(first), _factors(second)):
-            inner = _rotated(rotated, tensor)
-            if inner is not None and halves.of(cos) and halves.of(sin) and _same_length(tensor, cos, sin):
-                return Rotary(node, tensor, cos, sin, (first, second, rotated, *inner))
+            inner = _rotated(rotated, tensor, pairing)
+            is_equal = inner is not None and equal.of(cos, pairing) and equal.of(sin, pairing)
+            if inner is not None and is_equal and have_same_length(tensor, cos, sin):
+                return Rotary(node, tensor, cos, sin, (first, second, rotated, *inner), pairing.pairs)
     return None
 
 
-def _rotated(node: Node, tensor: Node) -> tuple[Node, ...] | None:
-    """Return the nodes of ``cat((-x2, x1))``, or None."""
-    parts = _two_parts(node)
-    if parts is None or _name(parts[0]) not in _NEGATED:
+def _rotated(node: Node, tensor: Node, pairing: Pairing) -> tuple[Node, ...] | None:
+    """Return the nodes of ``(-x2, x1)``, or None."""
+    parts = pairing.joined(node)
+    if parts is None or operator_of(parts.first) not in _NEGATED or not isinstance(parts.first.args[0], Node):
         return None
-    second, first = parts[0].args[0], parts[1]
-    if not isinstance(second, Node) or _half(second) != (tensor, 1) or _half(first) != (tensor, 0):
+    second, first = pairing.part(parts.first.args[0]), pairing.part(parts.second)
+    if first is None or second is None or (first.index, second.index) != (0, 1):
         return None
-    return (*parts, *_views(first), *_views(second))
+    if {first.tensor, second.tensor} != {whole(tensor)[0]} and {first.tensor, second.tensor} != {tensor}:
+        return None
+    return (*parts.inner, parts.first, *first.inner, *second.inner)
 
 
-def _by_halves(node: Node) -> Rotary | None:
-    """Return ``cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin))``."""
-    parts = _two_parts(node)
-    if parts is None or _name(parts[0]) not in _SUBTRACTED or _name(parts[1]) not in _ADDED:
+def _by_parts(node: Node, pairing: Pairing) -> Rotary | None:
+    """Return ``(x1 * cos - x2 * sin, x2 * cos + x1 * sin)``."""
+    parts = pairing.joined(node)
+    if parts is None or operator_of(parts.first) not in _SUBTRACTED or operator_of(parts.second) not in _ADDED:
         return None
-    minus, plus = parts
-    for (one, two), (three, four) in product(list(_orders(minus))[:1], _orders(plus)):
+    minus, plus = parts.first, parts.second
+    for (one, two), (three, four) in product(list(orders(minus))[:1], orders(plus)):
         products = (one, two, three, four)
-        for first, second, third, fourth in product(*(list(_factors(item)) for item in products)):
-            (x1, cos), (x2, sin) = first, second
-            tensor, index = _half(x1)
-            is_rotary = tensor is not None and index == 0 and _half(x2) == (tensor, 1)
-            is_rotary = is_rotary and _is_product(third, (tensor, 1), cos) and _is_product(fourth, (tensor, 0), sin)
-            if tensor is not None and is_rotary and _same_length(x1, cos, sin):
-                views = [view for half in (x1, x2, third[0], fourth[0]) for view in _views(half)]
-                return Rotary(node, tensor, cos, sin, (minus, plus, *products, *dict.fromkeys(views)))
+        for factors in product(*(list(_factors(item)) for item in products)):
+            found = _of_products(node, factors, pairing)
+            if found is not None:
+                tensor, cos, sin, inner = found
+                between = (*parts.inner, minus, plus, *products, *inner)
+                return Rotary(node, tensor, cos, sin, tuple(dict.fromkeys(between)), pairing.pairs)
     return None
 
 
-def _is_product(factors: tuple[Node, Node], half: tuple[Node | None, int], angle: Node) -> bool:
-    return _half(factors[0]) == half and factors[1] is angle
+def _of_products(
+    node: Node, factors: tuple[tuple[Node, Node], ...], pairing: Pairing
+) -> tuple[Node, Node, Node, tuple[Node, ...]] | None:
+    """Return tensor, cosines and sines of ``x1 * cos, x2 * sin, x2 * cos, x1 * sin``, and the nodes of the parts."""
+    parts = [pairing.part(factor) for factor, _ in factors]
+    found = [part for part in parts if part is not None]
+    cos, sin = factors[0][1], factors[1][1]
+    tensors = {part.tensor for part in found}
+    fits = [part.index for part in found] == [0, 1, 1, 0] and len(tensors) == 1
+    fits = fits and factors[2][1] is cos and factors[3][1] is sin and have_same_length(factors[0][0], cos, sin)
+    inner = tuple(each for part in found for each in part.inner)
+    return (tensors.pop(), cos, sin, inner) if fits and node not in inner else None
+
+
+def _by_complex_numbers(node: Node) -> Rotary | None:
+    """Return pairs of neighbors multiplied as complex numbers."""
+    real = node.args[0] if node.args else None
+    if not isinstance(real, Node) or operator_of(real) != "view_as_real" or not _NEIGHBORS.flattens(node, real):
+        return None
+    (multiplied,) = real.all_input_nodes
+    for number, angle in _factors(multiplied):
+        pairs = number.args[0] if operator_of(number) == "view_as_complex" else None
+        source = _NEIGHBORS.divided(pairs) if isinstance(pairs, Node) else None
+        if source is not None and have_same_length(number, angle):
+            inner = (real, multiplied, number, *source[1])
+            return Rotary(node, source[0], angle, angle, inner, _NEIGHBORS.pairs)
+    return None
 
 
 def _factors(node: Node) -> Iterator[tuple[Node, Node]]:
     """Yield both orders of the factors of a product."""
-    if _name(node) in _MULTIPLIED:
-        yield from _orders(node)
-
-
-def _half(node: Node) -> tuple[Node | None, int]:
-    """Return the tensor of which a node is one half along the last dimension, and whether it is the second half."""
-    if node.target is operator.getitem and isinstance(node.args[0], Node):
-        source = node.args[0]
-        index = node.args[1]
-        tensor = source.args[0] if source.args else None
-        is_split = _name(source) in {"chunk", "split", "tensor_split", "split_with_sizes"}
-        dim = _argument(source, "dim", 0)
-        if is_split and isinstance(tensor, Node) and _is_last(dim, tensor) and _length(node) * 2 == _length(tensor):
-            return tensor, int(str(index))
-    if _name(node) in {"slice", "narrow"} and isinstance(node.args[0], Node):
-        tensor = node.args[0]
-        start = _argument(node, "start", 0) or 0
-        fits = _is_last(_argument(node, "dim", 0), tensor) and _argument(node, "step", 1) == 1
-        if fits and isinstance(start, int) and _length(node) * 2 == _length(tensor):
-            start += _length(tensor) if start < 0 else 0
-            return (tensor, int(start > 0)) if start in {0, _length(node)} else (None, 0)
-    return None, 0
-
-
-def _views(half: Node) -> tuple[Node, ...]:
-    """Return the nodes of one half of a tensor."""
-    source = half.args[0]
-    return (half, source) if half.target is operator.getitem and isinstance(source, Node) else (half,)
-
-
-def _two_parts(node: Node) -> tuple[Node, Node] | None:
-    """Return the two tensors that a node concatenates along the last dimension."""
-    if _name(node) not in _CONCATENATED or not isinstance(node.args[0], list | tuple) or len(node.args[0]) != 2:
-        return None
-    first, second = node.args[0]
-    if not isinstance(first, Node) or not isinstance(second, Node) or not _is_last(_argument(node, "dim", 0), first):
-        return None
-    return first, second
-
-
-@final
-class _EqualHalves:
-    """Decides whether both halves of the last dimension of a tensor are equal for all inputs."""
-
-    def __init__(self, graph: ModelGraph, constants: Mapping[str, Tensor], written: Collection[Node]) -> None:
-        self._written = written
-        self._values = KnownConstants()
-        self._found: dict[Node, bool] = {}
-        for node in graph.module.graph.nodes:
-            if node in written:
-                continue
-            if node.op == "placeholder" and node.name in constants:
-                self._values.record(node, constants[node.name])
-            elif node.op == "get_attr":
-                self._values.record(node, operator.attrgetter(str(node.target))(graph.module))
-            elif node.op == "call_function":
-                self._values.compute(node)
-
-    def of(self, node: Node) -> bool:
-        if node not in self._found:
-            self._found[node] = node not in self._written and (self._by_value(node) or self._by_structure(node))
-        return self._found[node]
-
-    def _by_value(self, node: Node) -> bool:
-        value = self._values.value(node)
-        if value is None or value.dim() == 0 or value.shape[-1] % 2:
-            return False
-        first, second = value.chunk(2, -1)
-        return torch.equal(first, second)
-
-    def _by_structure(self, node: Node) -> bool:
-        name, given = _name(node), [item for item in node.args if isinstance(item, Node)]
-        if name in _CONCATENATED:
-            parts = _two_parts(node)
-            return parts is not None and parts[0] is parts[1]
-        if name in _ENTRYWISE and given and _argument(node, "alpha", 1) == 1:
-            varying = [item for item in given if _length(item) != 1]
-            return bool(varying) and all(_length(item) == _length(node) and self.of(item) for item in varying)
-        return name in _COPIED and bool(given) and _keeps_last(node, given[0]) and self.of(given[0])
-
-
-def _keeps_last(node: Node, source: Node) -> bool:
-    """Return whether an operator keeps the last dimension of its first argument as the last one."""
-    before, after = _shape(source), _shape(node)
-    if not before or not after or before[-1] != after[-1]:
-        return False
-    name = _name(node)
-    if name == "unsqueeze":
-        return not _is_last(node.args[1], node)
-    if name in {"select", "index_select", "repeat_interleave", "slice"}:
-        dim = _argument(node, "dim", 0 if name == "slice" else None)
-        return isinstance(dim, int) and not _is_last(dim, source)
-    if name == "index":  # the first dimensions are indexed
-        indices = node.args[1]
-        return isinstance(indices, list | tuple) and len(indices) < len(before) and None not in indices
-    return True
-
-
-def _orders(node: Node) -> Iterator[tuple[Node, Node]]:
-    """Yield both orders of the two tensors that a node combines, the given one first."""
-    first, second = node.args if len(node.args) == 2 else (None, None)
-    if isinstance(first, Node) and isinstance(second, Node) and not node.kwargs:
-        yield from ((first, second), (second, first))
-
-
-def _name(node: object) -> str:
-    """Return the name of an operator of PyTorch without namespace and overload; empty for other nodes."""
-    target = node.target if isinstance(node, Node) else None
-    is_aten = isinstance(target, torch._ops.OpOverload) and target.namespace == "aten"  # ruff: ignore[private-member-access] - there is no public alias
-    return str(target).split(".")[1] if is_aten else ""
-
-
-def _argument(node: object, name: str, default: object) -> object:
-    """Return an argument of an operator by its name in the schema."""
-    schema = getattr(getattr(node, "target", None), "_schema", None)
-    if not isinstance(node, Node) or schema is None:
-        return default
-    names = [argument.name for argument in schema.arguments]
-    return {**dict(zip(names, node.args, strict=False)), **node.kwargs}.get(name, default)
-
-
-def _shape(node: Node) -> tuple[int, ...]:
-    return tuple(getattr(value_of(node), "shape", ()))
-
-
-def _length(node: Node) -> int:
-    """Return the length of the last dimension; 1 for a scalar."""
-    return int((_shape(node) or (1,))[-1])
-
-
-def _is_last(dim: object, tensor: Node) -> bool:
-    size = len(_shape(tensor))
-    return isinstance(dim, int) and size > 0 and dim % size == size - 1
-
-
-def _same_length(*nodes: Node) -> bool:
-    return len({_length(node) for node in nodes}) == 1
+    if operator_of(node) in _MULTIPLIED:
+        yield from orders(node)

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, final
 
 from rebasin_core.specs.kinds.derive import Derivation, Symmetries
+from rebasin_core.specs.kinds.offset import ONE_PLUS, OffsetRule
 from rebasin_core.specs.kinds.rotary import ROTARY, RotaryRule
 from rebasin_core.specs.kinds.slots import Slots
 from rebasin_core.specs.operators.default import sights_of
 from rebasin_core.specs.tracing.interpret import Interpreter
+from rebasin_core.specs.tracing.offset import with_offsets
 from rebasin_core.specs.tracing.rotary import find_rotary, with_rotary
 from rebasin_core.specs.unification.relation import Sight
 from rebasin_core.specs.unification.terms import Reason
@@ -67,32 +69,34 @@ class SecondInterpretation:
         Returns:
             The symmetries.
         """
-        found = find_rotary(self.graph, buffers)
+        graph = with_offsets(self.graph)
+        found = find_rotary(graph, buffers)
         keys: Collection[PairKey] = ()
         if found:
-            found, keys = self._rotated(found)
-        slots, _, _ = self._interpret(found, keys.__contains__)
+            found, keys = self._rotated(graph, found)
+        slots, _, _ = self._interpret(graph, found, keys.__contains__)
         return Derivation(slots).symmetries()
 
-    def _rotated(self, found: Collection[Rotary]) -> tuple[list[Rotary], frozenset[PairKey]]:
+    def _rotated(self, graph: ModelGraph, found: Collection[Rotary]) -> tuple[list[Rotary], frozenset[PairKey]]:
         """Return those applications of rotary positions whose pairs admit rotations, and these pairs."""
-        slots, rule, names = self._interpret(found, bool)
+        slots, rule, names = self._interpret(graph, found, bool)
         rotated = Derivation(slots).rotated()
         of_node = {node: slots.constraints.slots_in(term) for node, term in rule.tensors.items()}
         kept = [one for node, one in names.items() if of_node.get(node) and of_node[node] <= rotated.keys()]
         return kept, frozenset(rotated.values())
 
     def _interpret(
-        self, found: Collection[Rotary], is_rotated: Callable[[PairKey], bool]
+        self, graph: ModelGraph, found: Collection[Rotary], is_rotated: Callable[[PairKey], bool]
     ) -> tuple[Slots, RotaryRule, Mapping[str, Rotary]]:
-        sights = {**sights_of(self.rules), ROTARY: Sight.LINEAR}
+        sights = {**sights_of(self.rules), ROTARY: Sight.LINEAR, ONE_PLUS: Sight.LINEAR}
         slots = Slots(self.first, self.solution, sights, constant=self.constant, is_rotated=is_rotated)
-        rule = RotaryRule(slots.constraints)
+        rule = RotaryRule(slots.constraints, slots.pairings)
         own = {name: slots.terms_of(name, terms) for name, terms in self.terms_of.items()}
         for name in self.constant:
             for term in own[name]:
                 slots.constraints.see(term, Sight.ANY, Reason("none", name, "its entries are not changed"))
-        interpreter = Interpreter(slots.constraints, {**self.rules, ROTARY: rule}, slots.constraints.conclude)
-        graph, names = with_rotary(self.graph, found) if found else (self.graph, {})
+        rules: Rules = {**self.rules, ROTARY: rule, ONE_PLUS: OffsetRule(slots.constraints)}
+        interpreter = Interpreter(slots.constraints, rules, slots.constraints.conclude)
+        graph, names = with_rotary(graph, found) if found else (graph, {})
         self.run(graph, own, slots.constraints, interpreter)
         return slots, rule, names

@@ -31,6 +31,7 @@ from rebasin_core.specs.unification.solution import solve_constraints
 from rebasin_core.specs.unification.terms import Reason, fresh
 from rebasin_core.symmetry.linear import Symmetry
 from rebasin_core.tensors.arguments import require_mapping
+from rebasin_core.tensors.inputs import call_arguments
 from rebasin_core.tensors.modules import unwrapped
 from rebasin_core.tensors.names import TensorNames
 from rebasin_core.tensors.trees import tree_map
@@ -168,7 +169,7 @@ def derive(  # ruff: ignore[too-many-arguments] - those of `trace_spec`
     tensors = ModelTensors.of(model)
     frozen = frozenset(tensors.frozen(freeze))
     freed = frozenset(tensors.freed(free)) - frozen
-    args, named_args = tensors.on_device(example_inputs, kwargs or {})
+    args, named_args = tensors.on_device(*call_arguments(model, example_inputs, kwargs))
     require_inputs(model, args, named_args)
     own_rules = default_rules() if rules is None else rules
     problem = _Problem(model, tensors, args, named_args, frozen, freed, own_rules)
@@ -259,7 +260,8 @@ class _Problem:
     def _foldable(self, graph: ModelGraph, symmetries: Symmetries) -> Foldable:
         """Return the parts that can be folded, without tensors that are frozen."""
         found = foldable_in(graph, self.tensors.parameters.keys() - self.frozen)
-        return replace(found, obstacles={**found.obstacles, **symmetries.obstacles})
+        obstacles = {**found.obstacles, **symmetries.obstacles}
+        return replace(found, offset_scales=symmetries.offset_scales, obstacles=obstacles)
 
     def _interpret(self, graph: ModelGraph, method: CaptureMethod) -> tuple[Solution, Symmetries, Interpreter]:
         tensors = self.tensors

@@ -9,6 +9,7 @@ import numpy as np
 
 from rebasin_core import architectures, data, inference, merging, tracking
 from rebasin_core.barriers.marginalized import MarginalizedBarrier
+from rebasin_core.barriers.paths.curve import CurvePath
 from rebasin_core.executors.processes import ProcessesExecutor
 from rebasin_core.matchers.annealing import AnnealingMatcher
 from rebasin_core.specs.files import FileSpecFactory, GivenSpec, save_spec
@@ -201,6 +202,7 @@ _MAKERS: dict[type[object], Callable[[Path], Sequence[object]]] = {
     inference.HMC: _full_batch_chains,
     inference.NUTS: _no_u_turns,
     inference.MCDropout: _dropouts,
+    CurvePath: lambda folder: [CurvePath(file=folder / "curve.safetensors")],
     MarginalizedBarrier: _marginalized,
     merging.TIESMerge: _ties,
     merging.DAREMerge: _dares,

@@ -72,7 +72,6 @@ class MLP(nn.Module):
         return output
 
 
-@final
 class RMSNorm(nn.Module):
     """A normalization in primitive operators, as in the code of Llama."""
 
@@ -82,7 +81,21 @@ class RMSNorm(nn.Module):
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
+        return self.scale * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
+
+    @property
+    def scale(self) -> Tensor:
+        return self.weight
+
+
+@final
+class OffsetNorm(RMSNorm):
+    """A normalization that multiplies by one plus its parameter, as in the code of Gemma."""
+
+    @property
+    @override
+    def scale(self) -> Tensor:
+        return 1.0 + self.weight
 
 
 @final
@@ -149,9 +162,9 @@ def _gpt(*, tied: bool = False, bias: bool = True) -> nn.Module:
     return Language(blocks, nn.LayerNorm(WIDTH), tied=tied, bias=bias)
 
 
-def _llama() -> nn.Module:
+def _llama(norm: type[RMSNorm] = RMSNorm, *, tied: bool = False) -> nn.Module:
     attention = Attention(heads=2, groups=1, bias=False, rotary=True)
-    return Language([Block(RMSNorm, attention, MLP(gated=True, bias=False))], RMSNorm(WIDTH), bias=False)
+    return Language([Block(norm, attention, MLP(gated=True, bias=False))], norm(WIDTH), tied=tied, bias=False)
 
 
 def _bert() -> nn.Module:
@@ -172,6 +185,8 @@ MODELS = {
     "gpt without bias": lambda: _gpt(bias=False),
     "tied gpt": lambda: _gpt(tied=True),
     "llama": _llama,
+    "gemma": lambda: _llama(OffsetNorm),
+    "tied gemma": lambda: _llama(OffsetNorm, tied=True),
     "bert": _bert,
 }
 

@@ -27,7 +27,7 @@ def test_the_inverse_returns_the_original_up_to_rounding(name: str) -> None:
         torch.testing.assert_close(undone[key], tensor, rtol=1e-13, atol=1e-13)
 
 
-@pytest.mark.parametrize("name", ["gpt", "gpt without bias", "llama", "vision"])
+@pytest.mark.parametrize("name", ["gpt", "gpt without bias", "llama", "gemma", "vision"])
 def test_aligned_networks_keep_their_function_in_the_coordinates_of_another_one(name: str) -> None:
     given, other = example(name), example(name, seed=1)
     reference = fold(given.tensors, given.spec)

@@ -9,7 +9,7 @@ import torch
 
 from rebasin_core.bilinear.maps.optimal import best_map, best_value
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.symmetry import Kind
+from rebasin_core.symmetry import Kind, Pairs
 
 
 def similarity(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -36,24 +36,27 @@ def test_orthogonal_maps_are_maxima(kind: Kind) -> None:
         assert bool(((given * other).sum((-2, -1)) <= value + 1e-12).all())
 
 
-def test_rotations_are_maxima_over_all_angles() -> None:
+@pytest.mark.parametrize("pairs", Pairs)
+def test_rotations_are_maxima_over_all_angles(pairs: Pairs) -> None:
     given = similarity(2, 6, 6)
-    found = best_map(Kind.ROTATION, given)
+    found = best_map(Kind.ROTATION, given, pairs=pairs)
+    first = torch.arange(3) if pairs is Pairs.HALVES else torch.arange(0, 6, 2)
+    second = first + (3 if pairs is Pairs.HALVES else 1)
     assert torch.allclose(found.square().sum(-1), torch.ones(2, 3, dtype=torch.float64))
     angles = torch.linspace(0, 2 * math.pi, 2001, dtype=torch.float64)
     for outer in range(2):
         for pair in range(3):
-            block = given[outer][[pair, pair + 3]][:, [pair, pair + 3]]
+            both = [int(first[pair]), int(second[pair])]
+            block = given[outer][both][:, both]
             values = (block[0, 0] + block[1, 1]) * angles.cos() + (block[1, 0] - block[0, 1]) * angles.sin()
             cosine, sine = found[outer, pair]
             own = (block[0, 0] + block[1, 1]) * cosine + (block[1, 0] - block[0, 1]) * sine
             assert values.max() <= own + 1e-12
             assert values.max() >= own - 1e-4
-    pairs = torch.zeros(2, 6, 6, dtype=torch.float64)
-    index = torch.arange(3)
-    pairs[:, index, index] = pairs[:, index + 3, index + 3] = found[..., 0]
-    pairs[:, index, index + 3], pairs[:, index + 3, index] = -found[..., 1], found[..., 1]
-    assert torch.allclose((pairs * given).sum((-2, -1)), best_value(Kind.ROTATION, given))
+    whole = torch.zeros(2, 6, 6, dtype=torch.float64)
+    whole[:, first, first] = whole[:, second, second] = found[..., 0]
+    whole[:, first, second], whole[:, second, first] = -found[..., 1], found[..., 1]
+    assert torch.allclose((whole * given).sum((-2, -1)), best_value(Kind.ROTATION, given, pairs=pairs))
 
 
 def test_signs_are_those_of_the_diagonal() -> None:

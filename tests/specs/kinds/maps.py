@@ -35,7 +35,7 @@ def linear_error_of(model: nn.Module, inputs: Tensor, symmetry: Symmetry, *, dra
 
 
 def random_values(model: nn.Module, symmetry: Symmetry, generator: torch.Generator) -> dict[str, Tensor]:
-    """Return random parameters and positive buffers in float64; one where the symmetry needs it."""
+    """Return random parameters and positive buffers in float64; one or zero where the symmetry needs it."""
     values = {
         name: torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
         for name, tensor in model.named_parameters()
@@ -45,8 +45,10 @@ def random_values(model: nn.Module, symmetry: Symmetry, generator: torch.Generat
         for name, tensor in model.named_buffers()
         if tensor.is_floating_point()
     }
-    ones = {name for linear in symmetry.linear for name in linear.ones}
-    return {name: torch.ones_like(tensor) if name in ones else tensor for name, tensor in values.items()}
+    required = {name: value for linear in symmetry.linear for name, value in linear.required.items()}
+    return {
+        name: torch.full_like(tensor, required[name]) if name in required else tensor for name, tensor in values.items()
+    }
 
 
 def elements_of(symmetry: Symmetry, generator: torch.Generator) -> list[SymmetryElement]:
@@ -71,7 +73,7 @@ def one_step_larger(symmetry: Symmetry) -> Iterator[tuple[str, Symmetry]]:
         for linear in symmetry.of(group):
             for kind, degrees in _larger(linear):
                 if kind.is_factor or not inner:  # a group with inner groups has factors only
-                    wrong = LinearSymmetry(group, kind, degrees, linear.ones)
+                    wrong = LinearSymmetry(group, kind, degrees, linear.ones, linear.zeros)
                     yield f"{group}: {kind} for {linear.kind}", Symmetry(layout, (wrong,))
         if not any(symmetry.of(name) for name in (group, *inner)):  # signs of heads are among the maps of their width
             signs = LinearSymmetry(group, Kind.SIGN, dict.fromkeys(slots_of(layout, group), 1))

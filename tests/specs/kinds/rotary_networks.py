@@ -73,6 +73,68 @@ def interleaved(x: Tensor, frequencies: Tensor) -> Tensor:
     return x * angle.cos() + turned * angle.sin()
 
 
+def interleaved_parts(x: Tensor, frequencies: Tensor) -> Tensor:
+    """Rotate neighboring units, selected by their positions."""
+    angle = angles(x.shape[-2], frequencies)
+    cos, sin = angle.cos(), angle.sin()
+    first, second = x[..., ::2], x[..., 1::2]
+    return torch.stack([first * cos - second * sin, second * cos + first * sin], -1).flatten(-2)
+
+
+def reshaped(x: Tensor, frequencies: Tensor) -> Tensor:
+    """Rotate neighboring units, as torchtune does."""
+    angle = angles(x.shape[-2], frequencies)
+    cos, sin = angle.cos(), angle.sin()
+    pairs = x.reshape(*x.shape[:-1], -1, 2)
+    return torch.stack(
+        [pairs[..., 0] * cos - pairs[..., 1] * sin, pairs[..., 1] * cos + pairs[..., 0] * sin], -1
+    ).flatten(-2)
+
+
+def unbound(x: Tensor, frequencies: Tensor) -> Tensor:
+    """Rotate neighboring units with equal sines and cosines for both of a pair, as RoFormer does."""
+    angle = angles(x.shape[-2], frequencies)
+    cos, sin = (torch.stack([one, one], -1).reshape(len(one), -1) for one in (angle.cos(), angle.sin()))
+    first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
+    return x * cos + torch.stack([-second, first], -1).reshape_as(x) * sin
+
+
+def complex_numbers(x: Tensor, frequencies: Tensor) -> Tensor:
+    """Rotate neighboring units as complex numbers, as the original code of Llama does."""
+    angle = angles(x.shape[-2], frequencies)
+    pairs = torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2).contiguous())
+    return torch.view_as_real(pairs * torch.polar(torch.ones_like(angle), angle)).flatten(-2)
+
+
+def partial_neighbors(x: Tensor, frequencies: Tensor) -> Tensor:
+    """Rotate the first units only, as GPT-J does."""
+    size = 2 * len(frequencies)
+    return torch.cat([interleaved(x[..., :size], frequencies), x[..., size:]], -1)
+
+
+def unequal_neighbors(x: Tensor, frequencies: Tensor) -> Tensor:
+    """Use other angles for the second unit of a pair: not a rotation."""
+    angle = angles(x.shape[-2], frequencies)
+    angle = torch.stack([angle, 2 * angle], -1).flatten(-2)
+    turned = torch.stack([-x[..., 1::2], x[..., ::2]], -1).flatten(-2)
+    return x * angle.cos() + turned * angle.sin()
+
+
+def conjugated(x: Tensor, frequencies: Tensor) -> Tensor:
+    """Multiply the conjugate of a pair: rotations do not commute with it."""
+    angle = angles(x.shape[-2], frequencies)
+    pairs = torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2).contiguous())
+    return torch.view_as_real(pairs.conj() * torch.polar(torch.ones_like(angle), angle)).flatten(-2)
+
+
+def exchanged(x: Tensor, frequencies: Tensor) -> Tensor:
+    """Return the rotated neighbors as halves: rotations of other pairs before and after."""
+    angle = angles(x.shape[-2], frequencies)
+    cos, sin = angle.cos(), angle.sin()
+    first, second = x[..., ::2], x[..., 1::2]
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
+
+
 def unequal_halves(x: Tensor, frequencies: Tensor) -> Tensor:
     """Use other angles for the second half: not a rotation."""
     angle = angles(x.shape[-2], frequencies)
@@ -98,7 +160,8 @@ def used_halves(x: Tensor, frequencies: Tensor) -> Tensor:
 FORMS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     function.__name__: function
     for function in (
-        rotated_halves, both_halves, partial, interleaved, unequal_halves, without_sign, used_halves,
+        rotated_halves, both_halves, partial, interleaved, interleaved_parts, reshaped, unbound, complex_numbers,
+        partial_neighbors, unequal_halves, without_sign, used_halves, unequal_neighbors, conjugated, exchanged,
     )
 }  # fmt: skip
 
@@ -109,7 +172,7 @@ class Attention(nn.Module):
     def __init__(self, form: str, *, is_normalized: bool = False, layers: int = 1, has_bias: bool = True) -> None:
         super().__init__()
         self.form = FORMS[form]
-        self.width = width = PARTIAL if form == "partial" else WIDTH
+        self.width = width = PARTIAL if "partial" in form else WIDTH
         self.query = nn.ModuleList(nn.Linear(3, HEADS * width, bias=has_bias) for _ in range(layers))
         self.key = nn.ModuleList(nn.Linear(3, KEY_HEADS * width, bias=has_bias) for _ in range(layers))
         self.scale = nn.ParameterList(torch.rand(width) + 0.5 for _ in range(2 * layers if is_normalized else 0))

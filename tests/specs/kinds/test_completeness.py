@@ -38,6 +38,17 @@ def rms_norm(width: int) -> nn.Module:
     return nn.RMSNorm(width, eps=0.1)
 
 
+class OffsetNorm(nn.RMSNorm):
+    """A normalization that multiplies by one plus its parameter."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, eps=0.1)
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.rms_norm(x, self.normalized_shape, 1 + self.weight, self.eps)
+
+
 class Experts(nn.Module):
     """A mixture of experts with stacked weights, weighted by a softmax."""
 
@@ -88,6 +99,7 @@ class Case:
         build: Returns the model.
         inputs: Returns inputs: enough to determine the function.
         others: Dimensions of the other families, by description.
+        is_offset: Whether normalizations multiply by one plus their parameter.
         is_tied: Whether the scale of a normalization cannot be folded, because the next weight has other uses.
     """
 
@@ -95,6 +107,7 @@ class Case:
     inputs: Callable[[], Tensor]
     others: Mapping[str, int] = field(default_factory=dict)
     is_tied: bool = False
+    is_offset: bool = False
 
 
 def around_norms(readers: int, writers: int, *, biases: int) -> dict[str, int]:
@@ -156,6 +169,12 @@ CASES: dict[str, Case] = {
     "grouped queries with root mean square norms": Case(
         lambda: Block(rms_norm, key_heads=1, has_bias=False, is_causal=True), sequences, POSITIONS
     ),
+    "one plus root mean square norm": Case(
+        lambda: nn.Sequential(nn.Linear(7, 5), OffsetNorm(5), nn.Linear(5, 4)), partial(vectors, 7), is_offset=True
+    ),
+    "grouped queries with one plus root mean square norms": Case(
+        lambda: Block(OffsetNorm, key_heads=1, has_bias=False, is_causal=True), sequences, POSITIONS, is_offset=True
+    ),
     "vit": Case(  # of two blocks: in the first, the class token is the same for all images
         lambda: built(ViTArchitecture(patch=2, **(SIZES | {"depth": 2})), (1, 4, 4), 3),
         image_batches,
@@ -187,10 +206,11 @@ def test_the_dimension_is_that_of_the_null_space(name: str) -> None:
     model = case.build().double().eval()
     inputs = case.inputs()
     spec = rc.trace_spec(model, inputs[:2])
-    scales = {tensor for linear in spec.folded_symmetry.linear for tensor in linear.ones}
+    scales = {tensor for linear in spec.folded_symmetry.linear for tensor in linear.required}
     parameters = generic(model, inputs, scales)
     folded = spec.folded_symmetry.dimension + sum(parameters[key].numel() for key in scales)
     assert folded >= spec.symmetry.dimension
+    assert case.is_offset == any(linear.zeros for linear in spec.folded_symmetry.linear)
     derived = spec.symmetry.dimension if case.is_tied else folded
     assert null_dimension(model, parameters, inputs) == derived + sum(case.others.values())
 

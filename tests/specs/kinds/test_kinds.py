@@ -107,11 +107,6 @@ def test_normalized_units_rotate_if_their_scales_are_folded(norm: nn.Module, kin
     assert signs == ([Kind.NONZERO, Kind.SIGN] if kind is Kind.ORTHOGONAL else [Kind.NONZERO])
 
 
-def test_a_scale_plus_one_is_not_folded() -> None:
-    spec = rc.trace_spec(stream(Norm(6, centered=False, offset=1.0)), torch.randn(2, 3))
-    assert [linear.kind for linear in spec.folded_symmetry.linear] == [Kind.SIGN]
-
-
 def test_batch_normalization_admits_signs_before_it_and_scales_after_it() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)).eval()
     (found,) = kinds(rc.trace_spec(model, torch.randn(2, 3)).symmetry).values()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,11 +12,12 @@ from torch.func import functional_call, jacrev
 from typing_extensions import override
 
 import rebasin_core as rc
-from rebasin_core.symmetry import Kind, LinearSymmetry, Permutation, Symmetry, SymmetryElement
-from tests.specs.kinds.rotary_networks import FORMS, KEY_HEADS, Attention, Rotated
+from rebasin_core.symmetry import Kind, LinearSymmetry, Pairs, Permutation, Symmetry, SymmetryElement
+from tests.specs.kinds.rotary_networks import KEY_HEADS, Attention, Rotated
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from rebasin_core.specs.base import PermutationSpec
 
@@ -41,25 +43,20 @@ def of_fixed(spec: PermutationSpec) -> list[LinearSymmetry]:
     return [linear for linear in spec.symmetry.linear if linear.group in spec.symmetry.unpermuted]
 
 
-EXPECTED = {
-    "rotated_halves": (Kind.ROTATION, (KEY_HEADS, 2 * PAIRS)),
-    "both_halves": (Kind.ROTATION, (KEY_HEADS, 2 * PAIRS)),
-    "partial": (Kind.ROTATION, (KEY_HEADS, 2 * PAIRS)),
-    "interleaved": (Kind.NONZERO, (KEY_HEADS, PAIRS)),
-    "unequal_halves": (Kind.NONZERO, (KEY_HEADS, PAIRS)),
-    "without_sign": (Kind.NONZERO, (KEY_HEADS, PAIRS)),
-    "used_halves": (Kind.NONZERO, (KEY_HEADS, PAIRS)),
-}
+HALVES = ("rotated_halves", "both_halves", "partial")
+NEIGHBORS = ("interleaved", "interleaved_parts", "reshaped", "unbound", "complex_numbers", "partial_neighbors")
+OTHERS = ("unequal_halves", "without_sign", "used_halves", "unequal_neighbors")
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [*HALVES, *NEIGHBORS, *OTHERS])
 def test_pairs_of_each_key_head_have_maps_of_their_own(form: str) -> None:
     model = Attention(form).double()
     spec = rc.trace_spec(model, inputs())
     (found,) = of_fixed(spec)
-    kind, shape = EXPECTED[form]
+    kind, size = (Kind.NONZERO, PAIRS) if form in OTHERS else (Kind.ROTATION, 2 * PAIRS)
     assert found.kind is kind
-    assert spec.symmetry.layout.index_shape(found.group) == shape
+    assert found.pairs is (Pairs.NEIGHBORS if form in NEIGHBORS else Pairs.HALVES)
+    assert spec.symmetry.layout.index_shape(found.group) == (KEY_HEADS, size)
     assert {slot.tensor.split(".")[0]: degree for slot, degree in found.degrees.items()} == {"query": 1, "key": -1}
     assert {slot.tensor for slot in found.degrees} == {
         f"{a}.0.{b}" for a in ("query", "key") for b in ("weight", "bias")
@@ -68,11 +65,46 @@ def test_pairs_of_each_key_head_have_maps_of_their_own(form: str) -> None:
     assert spec.symmetry.permutations == spec.layout
 
 
-@pytest.mark.parametrize("form", ["unequal_halves", "without_sign", "used_halves"])
+@pytest.mark.parametrize("form", OTHERS)
 def test_rotations_change_other_functions_of_pairs(form: str) -> None:
-    spec = rc.trace_spec(Attention("rotated_halves").double(), inputs())
+    is_of_neighbors = form == "unequal_neighbors"
+    spec = rc.trace_spec(Attention("interleaved" if is_of_neighbors else "rotated_halves").double(), inputs())
     rotation = Symmetry(spec.symmetry.layout, tuple(of_fixed(spec)), spec.symmetry.unpermuted)
     assert change(Attention(form).double(), rotation, inputs()) > 1e-3
+
+
+@pytest.mark.parametrize("form", ["conjugated", "exchanged"])
+def test_what_is_not_recognized_has_maps_that_preserve_the_function(form: str) -> None:
+    model = Attention(form).double()
+    spec = rc.trace_spec(model, inputs())
+    assert Kind.ROTATION not in {linear.kind for linear in spec.symmetry.linear}
+    assert change(model, spec.symmetry, inputs()) < 1e-9
+
+
+@pytest.mark.parametrize(("form", "pairs"), [("rotated_halves", Pairs.NEIGHBORS), ("interleaved", Pairs.HALVES)])
+def test_rotations_of_other_pairs_change_the_function(form: str, pairs: Pairs) -> None:
+    model = Attention(form).double()
+    spec = rc.trace_spec(model, inputs())
+    rc.check_spec(spec, model, inputs()).require()
+    (found,) = of_fixed(spec)
+    wrong = Symmetry(spec.symmetry.layout, (replace(found, pairs=pairs),), spec.symmetry.unpermuted)
+    assert change(model, wrong, inputs()) > 1e-3
+    check = rc.check_spec(rc.specs.GivenSpec(spec.layout, wrong), model, inputs())
+    assert any("kind rotation" in name for name in check.failing_maps)
+
+
+@pytest.mark.parametrize("form", NEIGHBORS)
+def test_planted_rotations_of_neighbors_are_recovered(form: str) -> None:
+    model = Attention(form, layers=2).double()
+    spec = rc.trace_spec(model, inputs())
+    reference = {name: tensor.detach() for name, tensor in model.named_parameters()}
+    candidate = SymmetryElement.random(spec.symmetry, generator=torch.Generator().manual_seed(0)).apply(reference)
+    found = []
+    for group in ("permutation", "full"):
+        matcher = rc.matchers.WeightMatcher(symmetry=group)
+        aligned = rc.match(reference, candidate, spec, matcher).apply(candidate)
+        found.append(max((aligned[name] - tensor).abs().max().item() for name, tensor in reference.items()))
+    assert found[1] < 1e-6 < found[0]
 
 
 @pytest.mark.parametrize("kind", [Kind.INVERTIBLE, Kind.NONZERO])
@@ -108,16 +140,17 @@ def test_normalized_queries_and_keys_have_factors_on_the_scales_of_the_normaliza
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("form", "is_normalized", "others"),
+    ("form", "is_normalized"),
     [
-        ("rotated_halves", False, 0),
-        ("partial", False, 0),
-        ("rotated_halves", True, 0),
-        # Rotations of neighboring units are not expressed: one angle for each pair of each key head.
-        ("interleaved", False, PAIRS * KEY_HEADS),
+        ("rotated_halves", False),
+        ("partial", False),
+        ("rotated_halves", True),
+        ("interleaved", False),
+        ("complex_numbers", False),
+        ("partial_neighbors", False),
     ],
 )
-def test_the_dimension_is_that_of_the_null_space(form: str, is_normalized: bool, others: int) -> None:  # ruff: ignore[boolean-type-hint-positional-argument] - a parameter of the test
+def test_the_dimension_is_that_of_the_null_space(form: str, is_normalized: bool) -> None:  # ruff: ignore[boolean-type-hint-positional-argument] - a parameter of the test
     model = Attention(form, is_normalized=is_normalized, has_bias=False).double()
     x = inputs(40)
 
@@ -130,7 +163,7 @@ def test_the_dimension_is_that_of_the_null_space(form: str, is_normalized: bool,
     singular = torch.linalg.svdvals(rows)
     null = int((singular < 1e-11 * singular[0]).sum())
     assert singular[-null - 1] > 1e-8 * singular[0]
-    assert null == rc.trace_spec(model, x[:2]).symmetry.dimension + others
+    assert null == rc.trace_spec(model, x[:2]).symmetry.dimension
 
 
 @pytest.mark.parametrize("from_table", [False, True])
@@ -147,11 +180,17 @@ def test_tensors_that_must_not_change_have_no_maps() -> None:
     assert not of_fixed(rc.trace_spec(model, inputs(), freeze=["query.0.weight"]))
 
 
-def test_files_keep_rotations(tmp_path: object) -> None:
-    spec = rc.trace_spec(Attention("partial").double(), inputs())
-    path = f"{tmp_path}/spec.json"
-    rc.save_spec(spec, path)
-    assert rc.load_spec(path).symmetry == spec.symmetry
+@pytest.mark.parametrize("form", ["partial", "partial_neighbors"])
+def test_files_keep_rotations(form: str, tmp_path: Path) -> None:
+    spec = rc.trace_spec(Attention(form).double(), inputs())
+    rc.save_spec(spec, tmp_path / "spec.json")
+    loaded = rc.load_spec(tmp_path / "spec.json")
+    assert loaded.symmetry == spec.symmetry
+    element = SymmetryElement.random(spec.symmetry, generator=torch.Generator().manual_seed(0))
+    element.save(tmp_path / "element.safetensors")
+    again = SymmetryElement.load(tmp_path / "element.safetensors", spec.layout)
+    tensor = torch.randn(spec.symmetry.layout.shape("query.0.weight"), dtype=torch.float64)
+    assert torch.equal(*(one.apply({"query.0.weight": tensor})["query.0.weight"] for one in (element, again)))
 
 
 class Scaled(nn.Module):

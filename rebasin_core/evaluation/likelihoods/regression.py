@@ -1,17 +1,19 @@
-"""Likelihoods for classification, and for regression with noise of known or predicted scale."""
+"""Likelihoods for regression with noise of known or predicted scale."""
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, final
+from typing import TYPE_CHECKING, Annotated, Literal, final
 
 import torch
 from pydantic import Field, PositiveFloat
 from typing_extensions import override
 
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.evaluation.likelihood import Likelihood, TargetKind
+from rebasin_core.evaluation.elements import Elements
+from rebasin_core.evaluation.likelihood import Likelihood
+from rebasin_core.evaluation.likelihoods.shapes import aligned_outputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,76 +23,17 @@ NOISE_SCALE = 0.3
 """Default standard deviation of the noise in regression, in units of the targets; also used by run files."""
 
 
-@final
-class CategoricalLikelihood(Likelihood):
-    """Classification: outputs are logits ``[N, K]``, targets are class indices ``[N]``.
+class AbstractRegressionLikelihood(Likelihood):
+    """Regression with independent Gaussian noise, scored by the squared error of the averaged prediction.
 
-    Examples:
-        >>> import torch
-        >>> CategoricalLikelihood().log_prob(torch.zeros(1, 2), torch.tensor([0])).exp().item()
-        0.5
+    Losses are means over examples of the sum over the K entries of a target. If targets have more or fewer dimensions
+    than ``[N, K]``, every entry is an element with its own loss, and losses are means over all elements.
     """
 
-    targets: ClassVar[TargetKind] = "classes"
-
-    name: Literal["categorical"] = "categorical"
-
+    @final
     @override
-    def check(self, outputs: Tensor, targets: Tensor) -> None:
-        if outputs.dim() != 2 or targets.dim() != 1 or len(outputs) != len(targets):
-            message = (
-                f"expected logits [N, K] and class indices [N], got shapes {tuple(outputs.shape)} and "
-                f"{tuple(targets.shape)}"
-            )
-            raise InvalidInputError(message)
-        if targets.is_floating_point():
-            message = f"expected class indices as integers, got {targets.dtype}; for regression use `gaussian`"
-            raise InvalidInputError(message)
-        if targets.numel() and not 0 <= int(targets.min()) <= int(targets.max()) < outputs.shape[1]:
-            message = (
-                f"expected class indices from 0 to {outputs.shape[1] - 1} (the model has {outputs.shape[1]} outputs), "
-                f"got {int(targets.min())} to {int(targets.max())}"
-            )
-            raise InvalidInputError(message)
-
-    @override
-    def constant(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        counts = torch.bincount(targets, minlength=outputs.shape[1]).to(outputs)
-        # A class that does not occur gets a very low but finite logit.
-        return counts.clamp_min(_RARE).log()
-
-    @override
-    def log_prob(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return -torch.nn.functional.cross_entropy(outputs, targets, reduction="none")
-
-    @override
-    def prediction(self, outputs: Tensor) -> Tensor:
-        return outputs.softmax(-1)
-
-    @override
-    def entropy(self, outputs: Tensor) -> Tensor:
-        logs = outputs.log_softmax(-1)
-        return -(logs.exp() * logs).sum(-1)
-
-    @override
-    def assess(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        logs = outputs.log_softmax(-1)
-        probabilities = logs.exp()
-        entropies = -(probabilities * logs).sum(-1)
-        return logs.gather(-1, targets.long().unsqueeze(-1)).squeeze(-1), probabilities, entropies
-
-    @override
-    def score(self, prediction: Tensor, targets: Tensor) -> Tensor:
-        return (prediction.argmax(-1) == targets).to(prediction.dtype)
-
-    @property
-    @override
-    def score_name(self) -> str:
-        return "accuracy"
-
-
-class AbstractRegressionLikelihood(Likelihood):
-    """Regression with independent Gaussian noise, scored by the squared error of the averaged prediction."""
+    def is_dense(self, targets: Tensor) -> bool:
+        return targets.dim() != 2
 
     @abstractmethod
     def moments(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,6 +49,12 @@ class AbstractRegressionLikelihood(Likelihood):
     @final
     @override
     def log_prob(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        if not self.is_dense(targets):
+            return self._terms(outputs, targets)
+        elements = self.elements(outputs, targets)
+        return elements.summed(self._terms(elements.outputs, elements.targets), len(targets))
+
+    def _terms(self, outputs: Tensor, targets: Tensor) -> Tensor:
         mean, scale = self.moments(outputs)
         standard = (targets - mean) / scale
         return (-0.5 * standard.square() - scale.log() - 0.5 * math.log(2 * math.pi)).sum(-1)
@@ -154,12 +103,14 @@ class GaussianLikelihood(AbstractRegressionLikelihood):
 
     @override
     def check(self, outputs: Tensor, targets: Tensor) -> None:
-        if outputs.shape != targets.shape or outputs.dim() != 2 or not targets.is_floating_point():
-            message = (
-                "expected means [N, K] and floating targets of the same shape, got shapes "
-                f"{tuple(outputs.shape)} and {tuple(targets.shape)} of {targets.dtype}"
-            )
+        aligned_outputs(outputs, targets, "means")
+        if not targets.is_floating_point():
+            message = f"expected floating targets, got {targets.dtype}; for class indices use `categorical`"
             raise InvalidInputError(message)
+
+    @override
+    def elements(self, outputs: Tensor, targets: Tensor) -> Elements:
+        return Elements.of_entries(aligned_outputs(outputs, targets, "means").unsqueeze(-1), targets)
 
     @override
     def constant(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -172,7 +123,7 @@ class GaussianLikelihood(AbstractRegressionLikelihood):
 
 @final
 class HeteroscedasticGaussianLikelihood(AbstractRegressionLikelihood):
-    r"""Regression with predicted noise: outputs ``[N, 2K]`` are K means and K raw scales, targets are ``[N, K]``.
+    r"""Regression with predicted noise: outputs ``[N, 2K]`` are K means and K raw scales, targets ``[N, K]``.
 
     $$ p(y \mid f) = \prod_k \mathcal N\big(y_k;\, f_k,\, \sigma_k^2\big), \qquad
        \sigma_k = \sigma_{\min} + \log(1 + e^{f_{K + k}}) $$
@@ -198,13 +149,21 @@ class HeteroscedasticGaussianLikelihood(AbstractRegressionLikelihood):
 
     @override
     def check(self, outputs: Tensor, targets: Tensor) -> None:
-        fits = outputs.dim() == targets.dim() == 2 and outputs.shape == (len(targets), 2 * targets.shape[1])
-        if not fits or not targets.is_floating_point():
+        expected = (len(targets), 2, *targets.shape[1:])
+        if targets.dim() > 1:
+            expected = (len(targets), 2 * targets.shape[1], *targets.shape[2:])
+        if tuple(outputs.shape) != expected or not targets.is_floating_point():
             message = (
-                "expected means and raw scales [N, 2K] and floating targets [N, K], got shapes "
+                "expected means and raw scales [N, 2K, ...] and floating targets [N, K, ...], got shapes "
                 f"{tuple(outputs.shape)} and {tuple(targets.shape)} of {targets.dtype}"
             )
             raise InvalidInputError(message)
+
+    @override
+    def elements(self, outputs: Tensor, targets: Tensor) -> Elements:
+        mean, raw = outputs.chunk(2, 1)
+        pairs = torch.stack([mean, raw], -1)
+        return Elements.of_entries(pairs.reshape(*targets.shape, 2), targets)
 
     @override
     def constant(self, outputs: Tensor, targets: Tensor) -> Tensor:
