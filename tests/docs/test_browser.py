@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import pytest
 from typing_extensions import override
@@ -22,10 +22,15 @@ if "REBASIN_SITE" not in os.environ:
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 if CHROMIUM is None:
     pytest.skip("there is no Chromium on the search path", allow_module_level=True)
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 playwright = pytest.importorskip("playwright.sync_api")
 
 SITE = Path(os.environ["REBASIN_SITE"]).resolve()
-NAMES = sorted(path.parent.relative_to(SITE).as_posix() for path in SITE.rglob("index.html"))
+WIDTHS = (390, 1280)  # pixels: a phone and a laptop
+FOUND = sorted(path.parent.relative_to(SITE).as_posix() for path in SITE.rglob("index.html"))
+# The API pages have one layout: three of them.
+NAMES = [name for name in FOUND if not name.startswith("api/") or name in {"api/matchers", "api/types", "api/symmetry"}]
 # Elements of the content that are cut off at the right: wider than the screen, and not in an element that scrolls.
 CUT_OFF = """() => [...document.querySelectorAll('.md-content *')].filter(element => {
     const box = element.getBoundingClientRect();
@@ -56,7 +61,7 @@ def site() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[playwright.Browser]:
+def browser() -> Iterator[Browser]:
     with playwright.sync_playwright() as driver:
         started = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         yield started
@@ -64,20 +69,34 @@ def browser() -> Iterator[playwright.Browser]:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("width", [390, 1280])
-def test_pages_fit_the_screen(browser: playwright.Browser, site: str, width: int) -> None:
-    page = browser.new_page(viewport={"width": width, "height": 844})
+def test_pages_fit_the_screen(browser: Browser, site: str) -> None:
+    page = browser.new_page()
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(str(error)))
     for name in NAMES:
         page.goto(f"{site}/{name}/", wait_until="load")
-        problems += [f"{name}: {found}" for script in (CUT_OFF, BROKEN) for found in page.evaluate(script)]
+        problems += [f"{name}: {found}" for found in page.evaluate(BROKEN)]
+        for width in WIDTHS:
+            page.set_viewport_size({"width": width, "height": 844})
+            problems += [f"{name} at {width} pixels: {found}" for found in page.evaluate(CUT_OFF)]
     page.close()
     assert not problems
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+def test_elements_that_are_too_wide_are_found(browser: Browser, site: str, width: int) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 844})
+    page.goto(f"{site}/faq/", wait_until="load")
+    page.evaluate("""() => document.querySelector('article').insertAdjacentHTML(
+        'beforeend', '<p style="width: 2000px">wide</p><img src="missing.png">')""")
+    page.wait_for_function("() => [...document.images].every(image => image.complete)")
+    assert [found[:3] for found in page.evaluate(CUT_OFF)] == ["<p "]
+    assert len(page.evaluate(BROKEN)) == 1
+    page.close()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_figures_are_drawn_for_the_scheme(browser: playwright.Browser, site: str, scheme: str) -> None:
+def test_figures_are_drawn_for_the_scheme(browser: Browser, site: str, scheme: str) -> None:
     page = browser.new_page(color_scheme=scheme)
     page.goto(f"{site}/tutorials/two-checkpoints/", wait_until="load")
     sources = [image.get_attribute("src") for image in page.locator("article img").all() if image.is_visible()]
@@ -88,9 +107,14 @@ def test_figures_are_drawn_for_the_scheme(browser: playwright.Browser, site: str
 
 @pytest.mark.parametrize(
     ("query", "page_name"),
-    [("linear mode connectivity", "glossary"), ("batch norm barrier", "faq"), ("laplace", "laplace")],
+    [
+        ("linear mode connectivity", "concepts"),
+        ("variance collapse", "glossary"),
+        ("batch norm barrier", "faq"),
+        ("laplace", "laplace"),
+    ],
 )
-def test_the_search_finds(browser: playwright.Browser, site: str, query: str, page_name: str) -> None:
+def test_the_search_finds(browser: Browser, site: str, query: str, page_name: str) -> None:
     page = browser.new_page()
     page.goto(site, wait_until="load")
     page.locator(".md-search__input").click()
