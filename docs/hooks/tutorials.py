@@ -94,7 +94,7 @@ def _executed(source: str, name: str, cache: Path) -> Any:
         try:
             client.execute()
         except Exception as error:
-            message = f"{name} cannot be executed: {error}"
+            message = f"{name} cannot be executed: {type(error).__name__}: {error}"
             raise PluginError(message) from error
     del notebook.cells[0]
     notebook.metadata.pop("jupytext", None)
