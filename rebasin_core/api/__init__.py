@@ -23,6 +23,7 @@ from rebasin_core.api.plane import HullLosses, LossPlane, hull_losses, loss_plan
 from rebasin_core.api.samples import AlignedSamples, Summary, align_samples, summarize
 from rebasin_core.api.tracing import trace_spec
 from rebasin_core.api.untying import untie
+from rebasin_core.api.volumes import StarCenter, fit_center, fit_simplex, simplex_losses
 
 __all__ = [
     "AlignResult",
@@ -34,6 +35,7 @@ __all__ = [
     "ManyMatch",
     "Merged",
     "Star",
+    "StarCenter",
     "Summary",
     "align",
     "align_checkpoints",
@@ -43,7 +45,9 @@ __all__ = [
     "barrier_matrix",
     "build",
     "discrepancy",
+    "fit_center",
     "fit_curve",
+    "fit_simplex",
     "fold",
     "function_discrepancy",
     "greedy_soup",
@@ -60,6 +64,7 @@ __all__ = [
     "open_checkpoint",
     "save_checkpoint",
     "score",
+    "simplex_losses",
     "spec_of",
     "star",
     "summarize",

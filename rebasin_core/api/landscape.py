@@ -8,17 +8,23 @@ from typing import TYPE_CHECKING, Any, final
 
 import torch
 from tqdm import tqdm
+from typing_extensions import override
 
-from rebasin_core.api.conversion import PosteriorLike, as_posteriors
+from rebasin_core.api.conversion import PosteriorLike, as_posterior, as_posteriors
 from rebasin_core.api.evaluation import barrier
 from rebasin_core.api.matching import match
+from rebasin_core.barriers.drawing import new_axes
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.task import require_task
 from rebasin_core.posteriors.barycenters import barycenter_or_moments
+from rebasin_core.report.drawing import draw_barrier_matrix
+from rebasin_core.tensors.frames import data_frame
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import pandas as pd
+    from matplotlib.axes import Axes
     from torch import Tensor
 
     from rebasin_core.barriers.base import BarrierEstimator
@@ -46,6 +52,48 @@ class BarrierMatrix:
     unaligned_stderr: Tensor
     aligned: Tensor | None
     aligned_stderr: Tensor | None
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a pandas data frame with a row for each pair: indices, barriers and standard errors.
+
+        Raises:
+            PluginError: If pandas is not installed.
+        """
+        pairs = list(combinations(range(len(self.unaligned)), 2))
+        columns: dict[str, list[float]] = {"first": [i for i, _ in pairs], "second": [j for _, j in pairs]}
+        for name in ("unaligned", "unaligned_stderr", "aligned", "aligned_stderr"):
+            values = getattr(self, name)
+            if values is not None:
+                columns[name] = [values[pair].item() for pair in pairs]
+        return data_frame(columns)
+
+    def plot(self, axes: Axes | None = None, *, labels: Sequence[str] | None = None) -> Axes:
+        """Plot the barriers after alignment, or before alignment if there was no specification.
+
+        Args:
+            axes: Matplotlib axes; those of a new figure if None.
+            labels: Label of each network; their indices if None.
+
+        Returns:
+            The axes.
+
+        Raises:
+            PluginError: If matplotlib is not installed.
+        """
+        axes = new_axes() if axes is None else axes
+        draw_barrier_matrix(axes, self.unaligned if self.aligned is None else self.aligned, labels=labels)
+        return axes
+
+    @override
+    def __str__(self) -> str:
+        """Return the mean and the largest barrier over all pairs, before and after alignment."""
+        pairs = torch.triu_indices(len(self.unaligned), len(self.unaligned), offset=1)
+        matrices = {"unaligned": self.unaligned, "aligned": self.aligned}
+        parts = {name: matrix[pairs[0], pairs[1]] for name, matrix in matrices.items() if matrix is not None}
+        return "\n".join(
+            f"{name}: mean barrier {values.mean().item():.4g}, largest {values.max().item():.4g} ({len(values)} pairs)"
+            for name, values in parts.items()
+        )
 
 
 def barrier_matrix(
@@ -104,13 +152,13 @@ def barrier_matrix(
 @final
 @dataclass(frozen=True, slots=True)
 class Star:
-    """Loss curves from the barycenter of several posteriors to each of them.
+    """Loss curves from the center of several posteriors to each of them.
 
     Attributes:
-        center: The barycenter.
+        center: The barycenter, or the given center.
         curves: The loss curve from the center (t = 0) to each posterior (t = 1).
         is_barycenter: Whether `center` is the 2-Wasserstein barycenter. If none is registered for these classes of
-            posteriors, it is false and `center` is their `moment_barycenter`.
+            posteriors, it is false and `center` is their `moment_barycenter`. Also false if a center was given.
     """
 
     center: Posterior
@@ -122,14 +170,16 @@ def star(
     networks: Sequence[PosteriorLike],
     task: Task,
     *,
+    center: PosteriorLike | None = None,
     estimator: BarrierEstimator | str | Mapping[str, object] | None = None,
     **options: Any,  # ruff: ignore[any-type] - those of `barrier`
 ) -> Star:
-    """Estimate the loss along the paths from the barycenter of aligned posteriors to each of them.
+    """Estimate the loss along the paths from a center of aligned posteriors to each of them.
 
     Args:
         networks: At least one network or posterior, already aligned with each other.
         task: Model, data and likelihood.
+        center: The center, such as one of `fit_center`; the barycenter of the posteriors if None.
         estimator: As for `barrier`.
         **options: Further arguments of `barrier`.
 
@@ -141,7 +191,14 @@ def star(
     """
     require_task(task)
     posteriors = as_posteriors(networks, model=task.model)
-    center, is_barycenter = barycenter_or_moments(posteriors)
+    middle, is_barycenter = _center(posteriors, center, task)
     held = task.held()
-    curves = [barrier(center, q, held, estimator=estimator, **options) for q in posteriors]
-    return Star(center, tuple(curves), is_barycenter)
+    curves = [barrier(middle, q, held, estimator=estimator, **options) for q in posteriors]
+    return Star(middle, tuple(curves), is_barycenter)
+
+
+def _center(posteriors: Sequence[Posterior], center: PosteriorLike | None, task: Task) -> tuple[Posterior, bool]:
+    """Return the given center or the barycenter, and whether it is the 2-Wasserstein barycenter."""
+    if center is None:
+        return barycenter_or_moments(posteriors)
+    return as_posterior(center, model=task.model), False

@@ -9,26 +9,37 @@ import torch
 from tqdm import tqdm
 
 from rebasin_core.api.conversion import PosteriorLike, as_posteriors
+from rebasin_core.barriers.drawing import new_axes
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.evaluator import Evaluator
 from rebasin_core.evaluation.task import require_task
+from rebasin_core.landscapes.points import weighted_point, weighted_sum
+from rebasin_core.landscapes.simplex import uniform_weights
 from rebasin_core.posteriors.barycenters import barycenter_or_moments
 from rebasin_core.posteriors.checks import require_same_tensors
+from rebasin_core.posteriors.paths import coupled_samples
 from rebasin_core.posteriors.point import PointPosterior
+from rebasin_core.posteriors.samples import SamplesPosterior
+from rebasin_core.report.drawing import draw_loss_plane
+from rebasin_core.tensors.frames import data_frame
+from rebasin_core.tensors.noise import random_seed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    import pandas as pd
+    from matplotlib.axes import Axes
     from torch import Tensor
 
     from rebasin_core.evaluation.loss import LossEstimate
     from rebasin_core.evaluation.task import Task
+    from rebasin_core.posteriors.base import Posterior
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class LossPlane:
-    """Loss on the plane through three networks.
+    """Loss on the plane through three networks or posteriors.
 
     Attributes:
         u: ``[A]``: coordinates along the direction from the first network to the second (Euclidean distance in
@@ -36,12 +47,39 @@ class LossPlane:
         v: ``[B]``: coordinates along the orthogonal direction, positive toward the third network.
         loss: ``[B, A]``: loss in nats per example.
         points: ``[3, 2]``: coordinates (u, v) of the three networks.
+        stderr: ``[B, A]``: Monte Carlo standard error of ``loss``; zero for single networks.
     """
 
     u: Tensor
     v: Tensor
     loss: Tensor
     points: Tensor
+    stderr: Tensor
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a pandas data frame with a row for each point of the grid: u, v and loss.
+
+        Raises:
+            PluginError: If pandas is not installed.
+        """
+        v, u = torch.meshgrid(self.v, self.u, indexing="ij")
+        return data_frame({"u": u.flatten().tolist(), "v": v.flatten().tolist(), "loss": self.loss.flatten().tolist()})
+
+    def plot(self, axes: Axes | None = None) -> Axes:
+        """Plot the loss as filled contours, and mark the three networks.
+
+        Args:
+            axes: Matplotlib axes; those of a new figure if None.
+
+        Returns:
+            The axes.
+
+        Raises:
+            PluginError: If matplotlib is not installed.
+        """
+        axes = new_axes() if axes is None else axes
+        draw_loss_plane(axes, self.u, self.v, self.loss, self.points)
+        return axes
 
 
 def loss_plane(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-only after the third
@@ -52,27 +90,40 @@ def loss_plane(  # ruff: ignore[too-many-arguments] - the problem's parts, keywo
     *,
     num_points: int = 21,
     margin: float = 0.2,
+    num_samples: int | None = None,
+    generator: torch.Generator | None = None,
     progress: bool = False,
 ) -> LossPlane:
-    r"""Evaluate the loss on the plane through three networks, or through the means of three posteriors.
+    r"""Evaluate the loss on the plane through three networks, or through three posteriors of any classes.
 
     $$ \theta(u, v) = \theta_0 + u\, e_u + v\, e_v, \qquad e_u \propto \theta_1 - \theta_0,\quad
        e_v \propto (\theta_2 - \theta_0) - \langle \theta_2 - \theta_0, e_u\rangle e_u $$
 
+    For posteriors, the plane contains their means. With ``num_samples``, the loss is that of the predictive: samples of
+    the three posteriors are coupled, and the posterior at (u, v) consists of their affine combinations, with the
+    weights that give the mean $\theta(u, v)$. Gaussians of one class are coupled by common noise; for mean-field
+    posteriors, the result inside of the triangle is their 2-Wasserstein barycenter. The samples of others are coupled
+    by optimal transport.
+
     Args:
-        first: Network at the origin; anything that `as_posterior` accepts. Its buffers are used at all points.
+        first: Network at the origin; anything that `as_posterior` accepts. Without ``num_samples``, its buffers are
+            used at all points.
         second: Network on the first axis.
         third: Network that spans the plane with the other two.
         task: Model, data and likelihood.
         num_points: Number of points along each axis, at least 2.
         margin: Margin around the three networks, as a fraction of their extent along each axis.
+        num_samples: Number of samples of each posterior, with common random numbers at all points; None for the loss of
+            the means.
+        generator: Random number generator, for the samples; seeded with 0 if None.
         progress: Whether to show a progress bar.
 
     Returns:
         The losses, and the coordinates of the three networks.
 
     Raises:
-        InvalidInputError: If the three networks are collinear, or do not fit each other.
+        InvalidInputError: If the three networks are collinear, or do not fit each other, or ``num_samples`` is less
+            than 1.
 
     References:
         T. Garipov et al. (2018), "Loss surfaces, mode connectivity, and fast ensembling of DNNs", NeurIPS, arXiv
@@ -88,15 +139,45 @@ def loss_plane(  # ruff: ignore[too-many-arguments] - the problem's parts, keywo
         raise InvalidInputError(message)
     u = _grid(frame.points[:, 0], num_points, margin)
     v = _grid(frame.points[:, 1], num_points, margin)
-    origin = networks[0]
-    evaluator = Evaluator(task, origin)
-    loss = torch.empty((num_points, num_points), dtype=torch.float64)
+    seed = 0 if generator is None else random_seed(generator)
+    point = _means(networks[0], frame) if num_samples is None else _coupled(networks, frame, num_samples, seed)
+    evaluator = Evaluator(task, networks[0], num_samples=num_samples or 1, seed=seed)
+    loss = torch.zeros((2, num_points, num_points), dtype=torch.float64)
     for row in tqdm(range(num_points), desc="plane", unit="row", leave=False, disable=not progress):
         for column in range(num_points):
-            parameters = frame.at(u[column].item(), v[row].item(), origin.dtype)
-            network = PointPosterior(parameters, buffers=origin.buffers)
-            loss[row, column] = evaluator.loss(network, where=f"point ({row}, {column}) of the plane").loss
-    return LossPlane(u, v, loss, frame.points)
+            posterior = point(u[column].item(), v[row].item())
+            estimate = evaluator.loss(posterior, where=f"point ({row}, {column}) of the plane")
+            loss[0, row, column] = estimate.loss
+            loss[1, row, column] = 0.0 if estimate.is_point or num_samples == 1 else estimate.stderr
+    return LossPlane(u, v, loss[0], frame.points, loss[1])
+
+
+def _means(origin: Posterior, frame: _Frame) -> Callable[[float, float], Posterior]:
+    """Return the function of (u, v) to the single network there."""
+    return lambda u, v: PointPosterior(frame.at(u, v, origin.dtype), buffers=origin.buffers)
+
+
+def _coupled(
+    networks: Sequence[Posterior], frame: _Frame, num_samples: int, seed: int
+) -> Callable[[float, float], Posterior]:
+    """Return the function of (u, v) to the affine combination of coupled samples there."""
+    like = networks[0]
+    posteriors = [q.to(device=like.device, dtype=like.dtype) for q in networks]
+    if all(q.is_point for q in posteriors):
+        return lambda u, v: weighted_point(
+            [PointPosterior(q.mean, buffers=q.buffers) for q in posteriors], frame.weights(u, v)
+        )
+    sets = coupled_samples(posteriors, num_samples, seed=seed)
+    samples = [{**q.samples, **{n: t.expand(num_samples, *t.shape) for n, t in q.fixed.items()}} for q in sets]
+    buffers = [
+        {**q.sample_buffers, **{n: t.expand(num_samples, *t.shape) for n, t in q.shared_buffers.items()}} for q in sets
+    ]
+
+    def at(u: float, v: float) -> SamplesPosterior:
+        weights = frame.weights(u, v)
+        return SamplesPosterior(weighted_sum(samples, weights), sample_buffers=weighted_sum(buffers, weights))
+
+    return at
 
 
 def _grid(coordinates: Tensor, num_points: int, margin: float) -> Tensor:
@@ -129,6 +210,12 @@ class _Frame:
     def is_plane(self) -> bool:
         """Whether the three networks are not collinear, up to a relative tolerance of 1e-9."""
         return bool(self._length > 0 and self._height > 1e-9 * self._length)
+
+    def weights(self, u: float, v: float) -> list[float]:
+        """Return the weights of the three networks, with sum 1, whose combination is at coordinates (u, v)."""
+        b = v / self._height
+        a = u / self._length - b * self.points[2, 0].item() / self._length
+        return [1 - a - b, a, b]
 
     def at(self, u: float, v: float, dtype: torch.dtype) -> dict[str, Tensor]:
         """Return the parameters at coordinates (u, v)."""
@@ -200,9 +287,8 @@ def hull_losses(
         message = f"expected at least two networks and `num_points` of at least 0, got {count} and {num_points!r}"
         raise InvalidInputError(message)
     generator = generator or torch.Generator().manual_seed(0)
-    # Exponential variables divided by their sum are uniform on the simplex (flat Dirichlet distribution).
-    exponential = -torch.rand((num_points, count), generator=generator, dtype=torch.float64).clamp_min(1e-300).log()
-    weights = torch.cat([torch.eye(count, dtype=torch.float64), exponential / exponential.sum(1, keepdim=True)])
+    inner = uniform_weights(num_points, count, generator=generator)
+    weights = torch.cat([torch.eye(count, dtype=torch.float64), inner])
     evaluator = Evaluator(task, posteriors[0], num_samples=num_samples)
     bar = tqdm(weights.tolist(), desc="hull", unit="point", leave=False, disable=not progress)
     estimates: list[LossEstimate] = []

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
+from typing_extensions import override
+
 from rebasin_core.barriers.chord import excess_over_chord, interior_maximum
 from rebasin_core.barriers.curve_json import KIND, VERSION, checked_attributes
 from rebasin_core.barriers.drawing import draw_band, new_axes
@@ -13,12 +15,16 @@ from rebasin_core.barriers.notes import curve_notes
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.metric import Metric
 from rebasin_core.evaluation.trust import degrees_of_freedom, interval
-from rebasin_core.tensors.reading import checked_record
+from rebasin_core.tensors.files import write_json
+from rebasin_core.tensors.frames import data_frame
+from rebasin_core.tensors.reading import checked_record, read_json
 from rebasin_core.tensors.statistics import mean_stderr
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
+    import pandas as pd
     import torch
     from matplotlib.axes import Axes
 
@@ -150,7 +156,7 @@ class LossCurve:
             metric=metric.name,
             height_bias=excess("bias", *pairs[top]).item(),
             label=metric.title,
-            unit=metric.unit,
+            unit=metric.unit.replace("per example", "per element") if first.is_dense else metric.unit,
             degrees=degrees_of_freedom(influence, independent=estimates[top].independent) if random else 0.0,
             baseline=baseline,
             notes=curve_notes(t, estimates, top, random=random, baseline=baseline),
@@ -221,6 +227,57 @@ class LossCurve:
             document = {**document, "label": document["metric"], "unit": ""}
         values = {_FORMER.get(name, name): _parsed(value) for name, value in document.items()}
         return cls(**checked_attributes(cls, {n: value for n, value in values.items() if n not in _DERIVED}))
+
+    def save(self, path: Path | str) -> None:
+        """Write the curve to a JSON file, atomically.
+
+        Args:
+            path: Path of the file, which is replaced if it exists.
+
+        Raises:
+            StorageError: If it cannot be written.
+        """
+        write_json(path, {"kind": KIND, "version": VERSION, **self.as_json()})
+
+    @classmethod
+    def load(cls, path: Path | str) -> LossCurve:
+        """Read a curve written by `save`.
+
+        Args:
+            path: Path of the file.
+
+        Returns:
+            An equal curve.
+
+        Raises:
+            FileFormatError: If the file is missing or damaged, or has another type or version.
+            InvalidInputError: If attributes are missing, unknown or invalid.
+        """
+        return cls.from_json(read_json(path))
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a pandas data frame with a row for each t: loss, excess, score and their errors.
+
+        Raises:
+            PluginError: If pandas is not installed.
+        """
+        names = ("t", "loss", "stderr", "data_stderr", "excess", "excess_stderr", "gibbs", "bias")
+        columns = {name: list(getattr(self, name)) for name in names}
+        return data_frame({**columns, self.score_name: list(self.score)})
+
+    @override
+    def __str__(self) -> str:
+        """Return the barrier with its errors, the losses and scores at endpoints and midpoint, and the notes."""
+        unit = f" {self.unit}" if self.unit else ""
+        errors = [f"± {self.height_stderr:.2g} (Monte Carlo)"] if self.is_random else []
+        errors.append(f"± {self.height_data_stderr:.2g} (data)")
+        points = sorted({0, self.t.index(self.interior_location), len(self.t) - 1})
+        lines = [
+            f"barrier {self.height:.4g} {' '.join(errors)}{unit}, largest excess at t = {self.interior_location:.2g}",
+            "  ".join(f"{self.label} {self.loss[k]:.4g} (t = {self.t[k]:.2g})" for k in points),
+            "  ".join(f"{self.score_name} {self.score[k]:.4g} (t = {self.t[k]:.2g})" for k in points),
+        ]
+        return "\n".join([*lines, *self.notes])
 
     def plot(
         self,

@@ -12,6 +12,15 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Colors of Okabe and Ito, distinguishable with color vision deficiency."""
+
+UNALIGNED_COLOR = "#666666"
+"""Gray, for the unaligned pair."""
+
+LINES = ("-", "--", "-.", ":")
+"""Line styles, to distinguish curves in black-and-white print."""
+
 
 def draw_band(  # ruff: ignore[too-many-arguments] - data and style of a curve
     axes: Axes,

@@ -51,6 +51,7 @@ class LossEstimate:
         bias_errors: ``[N]``: order of magnitude of the error of `bias` for each example; None if it is exact.
         independent: Whether noise is independent across examples.
         is_point: Whether this is the loss of a single network, without Monte Carlo error.
+        is_dense: Whether losses are means over elements (pixels, tokens), not over examples.
     """
 
     loss: float
@@ -64,6 +65,7 @@ class LossEstimate:
     bias_errors: Tensor | None = None
     independent: bool = False
     is_point: bool = False
+    is_dense: bool = False
 
     @classmethod
     def of(
@@ -116,6 +118,7 @@ class LossEstimate:
             bias_errors=None if values.bias_errors is None else values.bias_errors.cpu(),
             independent=predictions.independent,
             is_point=predictions.is_point,
+            is_dense=predictions.examples is not None,
         )
 
     @property

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
 import torch
+from typing_extensions import override
 
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.likelihoods import AbstractRegressionLikelihood
@@ -19,10 +20,14 @@ from rebasin_core.evaluation.metrics import (
     reliability,
 )
 from rebasin_core.evaluation.metrics.functions import binned_reliability
+from rebasin_core.tensors.files import write_json
+from rebasin_core.tensors.frames import data_frame
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
+    import pandas as pd
     from torch import Tensor
 
     from rebasin_core.evaluation.evaluator import Evaluator
@@ -100,13 +105,11 @@ class PredictiveScores:
         groups = max((metric.num_groups for metric in metrics), default=0)
         predictions = evaluator.predictions(posterior, groups=groups, keep_outputs=regression)
         found = cls.of(predictions, evaluator.likelihood, target_scale=target_scale)
+        further: dict[str, float] = {}
         for metric in metrics:
-            value = LossEstimate.of(predictions, metric=metric).loss
-            name, value = (
-                (metric.title.removeprefix("negative "), -value) if metric.is_negated else (metric.title, value)
-            )
-            found.values[name] = value
-        return found
+            sign = -1 if metric.is_negated else 1
+            further[metric.title.removeprefix("negative ")] = sign * LossEstimate.of(predictions, metric=metric).loss
+        return replace(found, values=found.values | further)  # ruff: ignore[pandas-use-of-dot-values] - no data frame
 
     @classmethod
     def of(
@@ -155,10 +158,40 @@ class PredictiveScores:
             notes=estimate.notes,
         )
 
+    def to_frame(self) -> pd.DataFrame:
+        """Return a pandas data frame with one row: all scores except bins and notes.
+
+        Raises:
+            PluginError: If pandas is not installed.
+        """
+        return data_frame({name: [value] for name, value in self._every().items()})
+
+    def save(self, path: Path | str) -> None:
+        """Write the scores, without bins and notes, to a JSON file, atomically.
+
+        Args:
+            path: Path of the file, which is replaced if it exists.
+
+        Raises:
+            StorageError: If it cannot be written.
+        """
+        write_json(path, self.as_json())
+
+    @override
+    def __str__(self) -> str:
+        """Return the negative log likelihood with its standard errors, the other scores, and the notes."""
+        errors = [f"± {self.nll_data_stderr:.2g} (data)"]
+        if not math.isnan(self.nll_stderr) and self.nll_stderr:
+            errors.insert(0, f"± {self.nll_stderr:.2g} (Monte Carlo)")
+        others = "  ".join(f"{name} {value:.4g}" for name, value in self.values.items())
+        return "\n".join([f"nll {self.nll:.4g} {' '.join(errors)}", others, *self.notes])
+
+    def _every(self) -> dict[str, float]:
+        return {**{name: getattr(self, name) for name in _FIXED}, **self.values}
+
     def as_json(self) -> dict[str, float | None]:
         """Return the scores, without bins and notes, as JSON; NaN becomes null."""
-        fixed = {name: getattr(self, name) for name in _FIXED}
-        return {name: None if math.isnan(value) else value for name, value in {**fixed, **self.values}.items()}
+        return {name: None if math.isnan(value) else value for name, value in self._every().items()}
 
 
 def _classification_scores(

@@ -52,7 +52,7 @@ class FittedPoints:
 
     Attributes:
         points: The trained points, with recomputed batch-normalization statistics.
-        history: Mean objective of each epoch, in nats per example.
+        history: Mean training loss of each epoch, without the penalty, in nats per example.
     """
 
     points: tuple[PointPosterior, ...]
@@ -178,10 +178,10 @@ def fit_points(
             with torch.enable_grad():
                 tensors = {**weighted_sum(means, weights), **weighted_sum(buffers, weights)}
                 loss = batch_weight * batch_loss(task, tensors, batch)
-                loss = loss if penalty is None else loss + penalty(means)
+                objective = loss if penalty is None else loss + penalty(means)
                 optimizer.zero_grad()
-                loss.backward()
-            require_finite_loss(loss.item(), settings.label)
+                objective.backward()
+            require_finite_loss(objective.item(), settings.label)
             optimizer.step()
             schedule.step()
             total += loss.item()

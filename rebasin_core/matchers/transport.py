@@ -14,6 +14,7 @@ from rebasin_core.coupling.coupling import Coupling, conventional_input_axes, re
 from rebasin_core.coupling.ground_cost import WeightCosts, activation_costs
 from rebasin_core.coupling.nested_groups import families_of, family_plans, nearest_permutations, permutation_cost
 from rebasin_core.errors import InvalidInputError
+from rebasin_core.evaluation.batches import checked_batches
 from rebasin_core.evaluation.functional import FunctionalModel
 from rebasin_core.matchers.activation_statistics import CrossMoments, axis_of_units
 from rebasin_core.matchers.base import Matcher, MatchOutcome, MatchProblem
@@ -260,7 +261,7 @@ def _reading(problem: MatchProblem, example: ExampleInputs | None) -> ModelReadi
         return None
     like = problem.reference
     model = FunctionalModel(problem.model, device=like.device, dtype=like.dtype)
-    first = None if problem.data is None else next(iter(problem.data), None)
+    first = None if problem.data is None else next(checked_batches(problem.data), None)
     if first is not None:
         return model.reading(model.to_device(first[0][:_TRIAL_ROWS]))
     return None if example is None else model.reading_of_call(*example)

@@ -10,17 +10,22 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from rebasin_core.assignment import solve_assignment
 from rebasin_core.errors import NoClosedFormError
 from rebasin_core.posteriors.capabilities import AbstractCoupledPath
 from rebasin_core.posteriors.checks import require_coefficient, require_posteriors, require_same_tensors
 from rebasin_core.posteriors.diagonal_gaussian import DiagonalGaussianPosterior
+from rebasin_core.posteriors.gaussian import AbstractGaussianPosterior
 from rebasin_core.posteriors.interpolation import interpolate, interpolate_buffers
 from rebasin_core.posteriors.mixture import MixturePosterior
 from rebasin_core.posteriors.pairs import GEODESIC
 from rebasin_core.posteriors.point import PointPosterior
 from rebasin_core.posteriors.samples import SamplesPosterior
+from rebasin_core.tensors.optimal_transport import squared_distances
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.posteriors.capabilities import PosteriorPath
 
@@ -171,6 +176,40 @@ def mixture_path(first: Posterior, second: Posterior) -> PosteriorPath:
         return MixturePosterior([component for component, _ in parts], weights=weights)
 
     return _in_range(at)
+
+
+def coupled_samples(posteriors: Sequence[Posterior], num_samples: int, *, seed: int = 0) -> list[SamplesPosterior]:
+    """Return samples of several posteriors that belong together: the k-th samples of all can be combined linearly.
+
+    Gaussians of one class get the same noise (common random numbers). The samples of others are assigned to those of
+    the first by optimal transport.
+
+    Args:
+        posteriors: Posteriors over the same tensors, at least one.
+        num_samples: Number of samples of each, at least 1.
+        seed: Seed of the samples, the same for all.
+
+    Returns:
+        The samples of each posterior.
+
+    Raises:
+        InvalidInputError: If the number of samples is not positive.
+    """
+    drawn = [_sampled(posterior, num_samples, seed) for posterior in posteriors]
+    kinds = {posterior.kind for posterior in posteriors}
+    if len(kinds) == 1 and isinstance(posteriors[0], AbstractGaussianPosterior):
+        return drawn
+    first = drawn[0].samples
+    found = [drawn[0]]
+    for samples in drawn[1:]:
+        # The parameters and the buffers of a sample stay together.
+        every = {**samples.samples, **samples.sample_buffers}
+        order = solve_assignment(-squared_distances(first, samples.samples))
+        ordered = {name: tensor[order.to(tensor.device)] for name, tensor in every.items()}
+        own = {name: ordered[name] for name in samples.samples}
+        buffers = {name: ordered[name] for name in samples.sample_buffers}
+        found.append(SamplesPosterior(own, sample_buffers=buffers, fixed=samples.fixed, buffers=samples.shared_buffers))
+    return found
 
 
 def _weighted(posterior: Posterior, weight: float) -> list[tuple[Posterior, float]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
+from rebasin_core.barriers.drawing import COLORS, LINES, UNALIGNED_COLOR
 from rebasin_core.errors import PluginError
 from rebasin_core.tensors.files import replacing
 
@@ -14,14 +15,7 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Colors of Okabe and Ito, distinguishable with color vision deficiency."""
-
-UNALIGNED_COLOR = "#666666"
-"""Gray, for the unaligned pair."""
-
-LINES = ("-", "--", "-.", ":")
-"""Line styles, to distinguish curves in black-and-white print."""
+__all__ = ["COLORS", "LINES", "SEQUENTIAL", "UNALIGNED_COLOR", "save_figure", "styled_figure"]
 
 SEQUENTIAL = "cividis"
 """Color map of nonnegative values: perceptually uniform, also with color vision deficiency."""

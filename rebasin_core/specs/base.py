@@ -13,6 +13,7 @@ from rebasin_core.specs.folding import Foldable
 from rebasin_core.strategy import Strategy
 from rebasin_core.symmetry.linear import Symmetry
 from rebasin_core.symmetry.permutation import Permutation
+from rebasin_core.symmetry.stack import members_of
 from rebasin_core.tensors.arguments import raise_wrong_type
 
 if TYPE_CHECKING:
@@ -109,7 +110,13 @@ class PermutationSpec(ABC):
             ``folded_symmetry`` if the scales of all normalizations that it names are one (those that are stored minus
             one are zero), else ``symmetry``.
         """
-        required = [item for linear in self.folded_symmetry.linear for item in linear.required.items()]
+        stacks = self.layout.stacks
+        required = [
+            (member, value)
+            for linear in self.folded_symmetry.linear
+            for name, value in linear.required.items()
+            for member in members_of(stacks, name)
+        ]
         folded = all(bool((tensors[n] == value).all()) for tensors in networks for n, value in required if n in tensors)
         return self.folded_symmetry if folded else self.symmetry
 

@@ -224,6 +224,19 @@ def indices_of(name: str, groups: Collection[str]) -> tuple[str, ...]:
     return tuple(index.group for index in found.indices if index.group in groups) if found else ()
 
 
+def members_of(stacks: Mapping[str, Stack], name: str) -> tuple[str, ...]:
+    """Return the names of the tensors of the network that a name in a layout has.
+
+    Args:
+        stacks: The stacks of the layout.
+        name: Name of a tensor or stack.
+
+    Returns:
+        The names of the tensors of the stack, or the name itself.
+    """
+    return stacks[name].members if name in stacks else (name,)
+
+
 def names_in(names: Iterable[str], groups: Mapping[str, int]) -> tuple[str, ...]:
     """Return the names of a network's tensors.
 

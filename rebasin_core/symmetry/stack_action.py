@@ -39,6 +39,10 @@ def permuted_member(
     key = layout.key(name)
     stack = layout.stacks[key]
     outer = indices_of(key, layout.groups)
+    if any(name not in outer for group in outer for name in layout.ancestors(group)):
+        # The units of one tensor come from several tensors.
+        own = {member: indexable(tensors[member].to(device)) for member in stack.members}
+        return permutation.apply(own)[name].view(tensors[name].dtype)
     units = _unraveled(stack.members.index(name), stack.sizes)
     at = dict(zip(outer, units, strict=True))
     sources = [_at(layout, permutation.indices[group], group, at).item() for group in outer]

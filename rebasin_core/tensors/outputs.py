@@ -80,6 +80,19 @@ def with_output(model: nn.Module, output: OutputChoice | None) -> nn.Module:
     return copied
 
 
+def output_of(model: nn.Module) -> OutputChoice | None:
+    """Return the output that `with_output` selected of a model.
+
+    Args:
+        model: Any module.
+
+    Returns:
+        The choice; None if there is none.
+    """
+    hooks = model._forward_hooks.values()  # ruff: ignore[private-member-access] - no public equivalent
+    return next((hook.output for hook in hooks if isinstance(hook, _Selection)), None)
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class _Selection:

@@ -34,7 +34,6 @@ def test_another_type_than_a_task_is_an_error(task: Any) -> None:
     for call in (
         lambda: rc.barrier(first, second, task),
         lambda: rc.score(first, task),
-        lambda: rc.align(first, second, task),
         lambda: rc.match(first, second, spec, task=task),
         lambda: rc.matchers.WeightMatcher().match(*posteriors, spec, task=task),
         lambda: rc.match_many([first, second], spec, task=task),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar, Literal, final
 
 import pytest
 import torch
@@ -19,6 +19,7 @@ from rebasin_core.evaluation import (
     GaussianLikelihood,
     HeteroscedasticGaussianLikelihood,
     PoissonLikelihood,
+    TargetKind,
     as_likelihood,
 )
 from rebasin_core.evaluation.loss_likelihood import LossLikelihood
@@ -171,6 +172,7 @@ def test_the_constant_prediction_of_tokens_is_their_frequency() -> None:
     counts = torch.bincount(y[y != -100], minlength=5).double()
     frequencies = counts / counts.sum()
     curve = rc.barrier(Given(), Given(), task, num_points=3)
+    assert curve.unit == "nats per element"
     assert curve.baseline == pytest.approx(torch.special.entr(frequencies).sum().item(), rel=1e-5)
 
 
@@ -299,6 +301,42 @@ def test_predictions_of_tokens_are_not_concatenated_unless_a_metric_needs_them()
     assert found.prediction.numel() == 0
     kept = int((joined(PADDED)[1] != -100).sum())
     assert evaluator.predictions(rc.as_posterior(Given()), groups=1).prediction.shape == (kept, 5)
+
+
+@final
+class PixelLikelihood(rc.Likelihood):
+    """A likelihood of a user with one loss per image, the sum over its pixels, and without elements."""
+
+    targets: ClassVar[TargetKind] = "classes"
+    name: Literal["pixel"] = "pixel"
+
+    @override
+    def check(self, outputs: Tensor, targets: Tensor) -> None:
+        assert outputs.shape[2:] == targets.shape[1:]
+
+    @override
+    def log_prob(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return -functional.cross_entropy(outputs, targets, reduction="none").flatten(1).sum(1)
+
+    @override
+    def prediction(self, outputs: Tensor) -> Tensor:
+        return outputs.softmax(1)
+
+    @override
+    def score(self, prediction: Tensor, targets: Tensor) -> Tensor:
+        return (prediction.argmax(1) == targets).double().flatten(1).mean(1)
+
+    @property
+    @override
+    def score_name(self) -> str:
+        return "pixel_accuracy"
+
+
+def test_a_likelihood_of_images_without_elements() -> None:
+    x, y = drawn(4, 3, 5, 5), labels(4, 5, 5, classes=3)
+    found = rc.score(Given(), rc.Task(Given(), [(x, y)], PixelLikelihood()))
+    assert found.nll == pytest.approx(25 * functional.cross_entropy(x, y).item(), rel=1e-6)
+    assert found.values == {"pixel_accuracy": pytest.approx((x.argmax(1) == y).double().mean().item())}
 
 
 def test_loss_functions_are_conversions() -> None:

@@ -12,6 +12,7 @@ from typing_extensions import override
 import rebasin_core as rc
 from rebasin_core.errors import SpecError
 from rebasin_core.specs import TableSpec
+from rebasin_core.symmetry.stack_action import permuted_member
 from tests.symmetry.experts import EXPERTS, TABLE, WIDTH, Expert, Mixture, spec, stacked, stacked_spec, tensors_of
 
 X = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
@@ -138,6 +139,33 @@ def test_branches_with_names_are_exchanged() -> None:
     wrong = {**table, "{side=left|right}.bias": "-"}
     nested = rc.table_spec({**wrong, "{side=left|right}.weight": "units@side, -"}, Named(), sizes={"units": 2})
     assert not rc.check_spec(nested, Named(), X).kept
+
+
+class Multiplied(nn.Module):
+    """The product of two branches, unit by unit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.last = nn.Linear(3, 4), nn.Linear(3, 4), nn.Linear(4, 2)
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.last(self.a(x).tanh() * self.b(x).tanh())
+        return output
+
+
+def test_branches_are_swapped_in_each_unit() -> None:
+    table = {"{side@h=a|b}.weight": "h, -", "{side@h=a|b}.bias": "h", "last.weight": "-, h", "last.bias": "-"}
+    model = Multiplied()
+    given = rc.table_spec(table, model)
+    assert round(10**given.layout.log10_order) == 2**4 * 24
+    rc.check_spec(given, model, X).require()
+    planted = given.random_permutation(generator=torch.Generator().manual_seed(1))
+    candidate = planted.apply(model)
+    assert rc.match(model, candidate, given, "weight").permutation == planted.inverse()
+    tensors = {name: tensor.detach() for name, tensor in model.named_parameters()}
+    for name in ("a.weight", "b.bias"):
+        assert torch.equal(permuted_member(planted, name, tensors), candidate.get_parameter(name))
 
 
 def test_table_of_a_class_applies_to_all_numbers_of_experts() -> None:

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from rebasin_core import Inference
 from rebasin_core.errors import DivergenceError
-from rebasin_core.evaluation import FunctionalModel
+from rebasin_core.evaluation import FunctionalModel, checked_batches
 from rebasin_core.inference import FitResult
 from rebasin_core.posteriors import DiagonalGaussianPosterior, SamplesPosterior
 
@@ -70,7 +70,7 @@ class AbstractPosteriorsInference(Inference):
             state = transform.init({n: p.detach().clone() for n, p in problem.model.named_parameters()})
             for epoch in tqdm(range(self.epochs), desc=problem.label, unit="epoch", disable=not problem.progress):
                 total = 0.0
-                for batch in problem.data:
+                for batch in checked_batches(problem.data):
                     # Out of place: with in-place updates, chains share their step counters.
                     state, _ = transform.update(state, batch, inplace=False)
                     value = state.nelbo if hasattr(state, "nelbo") else -state.log_posterior

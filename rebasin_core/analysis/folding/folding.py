@@ -13,6 +13,7 @@ from rebasin_core.errors import FileFormatError, InvalidInputError, RebasinError
 from rebasin_core.specs.folding import BiasedWeight, Dim
 from rebasin_core.symmetry.linear import Symmetry
 from rebasin_core.symmetry.permutation import Permutation
+from rebasin_core.symmetry.stack import members_of
 from rebasin_core.symmetry.symmetry_element import SymmetryElement
 from rebasin_core.tensors.checks import shorten
 from rebasin_core.tensors.files import read_tensors, write_tensors
@@ -97,7 +98,9 @@ class Folding:
         """Names of the tensors that the map changes."""
         acting = {name for name in self.element.symmetry.by_tensor if self.element.linear_maps.acting_on(name)}
         biases = {layer.bias for layers in self.layers.values() for layer in layers}
-        return frozenset(acting | set(self.shifts) | biases | {at.tensor for at in self.means})
+        named = acting | set(self.shifts) | biases | {at.tensor for at in self.means}
+        stacks = self.element.layout.stacks
+        return frozenset(member for name in named for member in members_of(stacks, name))
 
     def folded(self, name: str, tensors: Mapping[str, Tensor]) -> Tensor:
         """Return a tensor of the folded network.

@@ -10,6 +10,7 @@ import torch
 from rebasin_core.specs.folding import Obstacle
 from rebasin_core.symmetry.axis import Atom, factors_of
 from rebasin_core.symmetry.kind import Kind
+from rebasin_core.symmetry.stack import members_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -73,26 +74,31 @@ class FoldingPlan:
             The plan.
         """
         foldable = spec.foldable
+
+        def read(name: str) -> Tensor:
+            own = {member: tensors[member] for member in members_of(spec.layout.stacks, name)}
+            return spec.layout.stacked(own)[name]
+
         kept: dict[str, Obstacle] = {}
         scales: dict[str, tuple[int, int]] = {}
         names = scale_values(spec)
         symmetry = _with_offset_scales(spec)
         for name, value in names.items() if parts.scales else ():
-            found = _family_of(spec, symmetry, name, tensors[name])
+            found = _family_of(spec, symmetry, name, read(name))
             if not isinstance(found, Obstacle):
                 scales[name] = found
-            elif not _is_constant(tensors[name], value):
+            elif not _is_constant(read(name), value):
                 kept[name] = found
         shifts = dict(foldable.shifts) if parts.shifts else {}
         if parts.shifts:
             others = foldable.obstacles.items()
-            kept |= {name: why for name, why in others if name not in names and not _is_constant(tensors[name], 0)}
+            kept |= {name: why for name, why in others if name not in names and not _is_constant(read(name), 0)}
         centered = [*foldable.writers] if parts.center else []
         for at, (own_scales, own_shifts) in foldable.readers.items() if parts.center else ():
-            are_ones = all(name in scales or _is_constant(tensors[name], names.get(name, 1)) for name in own_scales)
-            if are_ones and all(name in shifts or _is_constant(tensors[name], 0) for name in own_shifts):
+            are_ones = all(name in scales or _is_constant(read(name), names.get(name, 1)) for name in own_scales)
+            if are_ones and all(name in shifts or _is_constant(read(name), 0) for name in own_shifts):
                 centered.append(at)
-        is_complete = all(name in scales or _is_constant(tensors[name], value) for name, value in names.items())
+        is_complete = all(name in scales or _is_constant(read(name), value) for name, value in names.items())
         zeros = frozenset(name for name in scales if not names[name])
         return cls(symmetry, scales, zeros, shifts, tuple(centered), kept, is_complete)
 
@@ -127,6 +133,8 @@ def _family_of(spec: PermutationSpec, symmetry: Symmetry, name: str, tensor: Ten
             found = found or (index, degrees[0])
     if found is None:
         return spec.foldable.obstacles.get(name) or Obstacle("no factors of its units leave the function unchanged")
+    if name in spec.layout.stacks:
+        return Obstacle("it belongs to several modules that are exchanged")
     linear = symmetry.linear[found[0]]
     groups = (*symmetry.layout.ancestors(linear.group), linear.group)
     atoms = factors_of(symmetry.layout.axes[name][0])

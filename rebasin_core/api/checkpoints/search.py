@@ -17,20 +17,23 @@ from rebasin_core.api.checkpoints.progress import phase
 from rebasin_core.api.checkpoints.shuffled import shuffled_network
 from rebasin_core.api.resumption import search_with_checkpoint
 from rebasin_core.errors import FileFormatError
+from rebasin_core.evaluation.batches import checked_batches
 from rebasin_core.matchers.base import MatchOutcome, MatchResult
 from rebasin_core.symmetry.symmetry_element import SymmetryElement, load_element
 from rebasin_core.tensors.device import CPU
 from rebasin_core.tensors.digests import digest_of_tensors
 from rebasin_core.tensors.files import read_tensors
+from rebasin_core.tensors.inputs import input_tensors
 from rebasin_core.tensors.reading import exists
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from torch import Tensor
 
     from rebasin_core.api.checkpoints.compared import ComparedPair
+    from rebasin_core.evaluation.batches import Batches
     from rebasin_core.evaluation.task import Task
     from rebasin_core.matchers.base import Matcher
     from rebasin_core.symmetry.layout import Layout
@@ -191,8 +194,11 @@ class CheckpointSearch:
 def _digest_of_data(task: Task) -> list[str]:
     """Return digests of the batches of a task that holds them."""
 
-    def digests(batches: Iterable[tuple[Tensor, Tensor]]) -> list[str]:
-        return [digest_of_tensors({"inputs": inputs, "targets": targets}) for inputs, targets in batches]
+    def digests(batches: Batches) -> list[str]:
+        return [
+            digest_of_tensors({**{f"inputs {k}": t for k, t in enumerate(input_tensors(inputs))}, "targets": targets})
+            for inputs, targets in checked_batches(batches)
+        ]
 
     return [*digests(task.data), "calibration", *digests(task.calibration or ())]
 

@@ -17,6 +17,7 @@ from rebasin_core.specs.kinds.report import group_kinds
 from rebasin_core.specs.operators.call import is_tensor, tensors_in
 from rebasin_core.specs.operators.default import default_rules
 from rebasin_core.specs.operators.positions import labels_in
+from rebasin_core.specs.tracing.branches.stacking import Stacking
 from rebasin_core.specs.tracing.capture import capture, capture_training
 from rebasin_core.specs.tracing.coverage import Captured, Coverage, coverage_of
 from rebasin_core.specs.tracing.failure import failure, require_inputs, require_module, require_outputs, summary
@@ -232,6 +233,7 @@ class _Problem:
     frozen: frozenset[str]
     freed: frozenset[str]
     rules: Rules
+    stacking: Stacking | None = None
 
     def solve(self, method: CaptureMethod, why: str = "") -> TracedSpec:
         """Return the specification from a graph captured by a method."""
@@ -240,9 +242,27 @@ class _Problem:
         except Exception as error:  # the model's code may raise anything
             raise _Uncaptured(error) from error
         try:
-            solution, symmetries, interpreter = self._interpret(graph, method)
+            return self._with_exchanges(graph, self._solved(graph, method, why), method, why)
         except UnknownLengthError as error:
             raise _Uncaptured(error) from error
+
+    def _with_exchanges(self, graph: ModelGraph, found: TracedSpec, method: CaptureMethod, why: str) -> TracedSpec:
+        """Return a specification that also exchanges like branches of a graph, if its group is larger."""
+        stacking = Stacking.of(graph, self.tensors, self.frozen)
+        running = graph.running_statistics
+        while stacking.labels:
+            freed = stacking.renamed(self.freed | running)
+            problem = replace(self, tensors=stacking.tensors(self.tensors), freed=freed, stacking=stacking)
+            other = problem._solved(stacking.graph, method, why)  # ruff: ignore[private-member-access] - of this class
+            permuted = stacking.permuted_in(other.layout)
+            if permuted is stacking:
+                return other if _is_larger(other, found) else found
+            stacking = permuted
+        return found
+
+    def _solved(self, graph: ModelGraph, method: CaptureMethod, why: str) -> TracedSpec:
+        """Return the specification from a graph."""
+        solution, symmetries, interpreter = self._interpret(graph, method)
         example = tree_map(_without_values, self.args), tree_map(_without_values, dict(self.kwargs))
         names = TensorNames.of_module(self.model)
         captured = Captured(method, why)
@@ -259,7 +279,8 @@ class _Problem:
 
     def _foldable(self, graph: ModelGraph, symmetries: Symmetries) -> Foldable:
         """Return the parts that can be folded, without tensors that are frozen."""
-        found = foldable_in(graph, self.tensors.parameters.keys() - self.frozen)
+        stacked = set() if self.stacking is None else set(self.stacking.stacks.values())
+        found = foldable_in(graph, self.tensors.parameters.keys() - self.frozen - stacked)
         obstacles = {**found.obstacles, **symmetries.obstacles}
         return replace(found, offset_scales=symmetries.offset_scales, obstacles=obstacles)
 
@@ -270,7 +291,7 @@ class _Problem:
             graph,
             self.frozen,
             self.freed,
-            lambda: capture_training(self.model, self.args, self.kwargs, method),
+            lambda: self._training(method),
         )
         terms_of = {
             name: tuple(fresh(size, reasons.get(name)) for size in tensor.shape)
@@ -287,6 +308,14 @@ class _Problem:
         second = SecondInterpretation(graph, constraints, solution, terms_of, constant, self.rules, self._run)
         unsaved = {name: own for name, origin in graph.origins.items() if (own := self._unsaved(origin)) is not None}
         return solution, second.symmetries(unsaved), interpreter
+
+    def _training(self, method: CaptureMethod) -> ModelGraph | None:
+        """Return the graph in training mode, if it can be captured, with the names of stacks."""
+        graph = capture_training(self.model, self.args, self.kwargs, method)
+        stacks = {} if self.stacking is None else self.stacking.stacks
+        if graph is None or not stacks:
+            return graph
+        return replace(graph, origins={key: stacks.get(name or "", name) for key, name in graph.origins.items()})
 
     def _unsaved(self, origin: str | None) -> Tensor | None:
         """Return the value of a buffer that is not saved; None for other tensors."""
@@ -314,6 +343,13 @@ class _Problem:
                 constraints.freeze(term, Reason("output", str(index), "model output"))
         for label in labels_in(returned):
             constraints.freeze(label.along, Reason("output", "positions", "positions along it are a model output"))
+
+
+def _is_larger(spec: TracedSpec, other: TracedSpec) -> bool:
+    """Return whether a specification has more permutations than another, and no fewer linear maps."""
+    more = spec.layout.log10_order > other.layout.log10_order
+    own, given = spec.folded_symmetry, other.folded_symmetry
+    return more and own.dimension >= given.dimension and own.log2_signs >= given.log2_signs
 
 
 def _placeholder(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from rebasin_core.symmetry.axis import Atom, Axis, Concat, Group, Product, atoms_of, concat, product
 from rebasin_core.symmetry.layout import Layout
+from rebasin_core.symmetry.stack import StackName
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
@@ -104,9 +105,9 @@ def named_layout(groups: Groups, axes: Axes) -> tuple[Layout, Mapping[str, str]]
     Returns:
         The layout, and the name of each group by its temporary name.
     """
-    names: dict[str, str] = {}
+    names = _names_of_stacks(axes)
     for tensor, dims in axes.items():
-        module = tensor.rpartition(".")[0] or tensor
+        module = _module_of(tensor)
         for atom in (atom for axis in dims for atom in atoms_of(axis)):
             if atom.group is not None and atom.group not in names:
                 nested = groups[atom.group].within is not None
@@ -119,6 +120,26 @@ def named_layout(groups: Groups, axes: Axes) -> tuple[Layout, Mapping[str, str]]
         {tensor: tuple(_renamed(axis, names) for axis in dims) for tensor, dims in axes.items()},
     )
     return layout, names
+
+
+def _module_of(tensor: str) -> str:
+    """Return the name of the module of a tensor; for a stack, without the part that differs."""
+    stack = StackName.of(tensor)
+    if stack is None:
+        return tensor.rpartition(".")[0] or tensor
+    parts = [part for part in "".join(stack.texts).rpartition(".")[0].split(".") if part]
+    return ".".join(parts) or stack.indices[0].group
+
+
+def _names_of_stacks(axes: Axes) -> dict[str, str]:
+    """Return the names of groups in the names of stacks: those that permute the first axes of a stack."""
+    names: dict[str, str] = {}
+    for tensor, dims in axes.items():
+        stack = StackName.of(tensor)
+        for index, axis in zip(stack.indices if stack else (), dims, strict=False):
+            if isinstance(axis, Atom) and axis.group is not None and index.group not in names.values():
+                names.setdefault(axis.group, index.group)
+    return names
 
 
 def unused_name(wanted: str, used: Collection[str]) -> str:

@@ -12,6 +12,7 @@ from rebasin_core.studies.results.row import COLUMNS, Row, Scalar
 from rebasin_core.studies.results.scores_table import ScoresTable, grouped_scores
 from rebasin_core.studies.results.table import Table, grouped
 from rebasin_core.tensors.files import replacing, write_bytes
+from rebasin_core.tensors.frames import data_frame
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -102,7 +103,7 @@ class Results:
         Raises:
             PluginError: If pandas is not installed.
         """
-        return _data_frame(self.columns())
+        return data_frame(self.columns())
 
     def scores_frame(self) -> pd.DataFrame:
         """Return the scores of the posteriors as a data frame.
@@ -113,7 +114,7 @@ class Results:
         Raises:
             PluginError: If pandas is not installed.
         """
-        return _data_frame(self.scores_columns())
+        return data_frame(self.scores_columns())
 
     def to_csv(self, path: Path) -> None:
         """Write the rows as CSV; unknown values are empty.
@@ -251,12 +252,3 @@ def _of_one_type(values: list[Scalar]) -> list[Scalar]:
     if len(kinds) > 1 and not kinds <= {int, float}:
         return [None if value is None else str(value) for value in values]
     return [float(value) if kinds == {int, float} and value is not None else value for value in values]
-
-
-def _data_frame(columns: dict[str, list[Scalar]]) -> pd.DataFrame:
-    try:
-        import pandas as pd  # ruff: ignore[import-outside-top-level] - an extra
-    except ImportError as error:
-        message = "data frames need pandas; install it with: pip install 'rebasin-core[frames]'"
-        raise PluginError(message) from error
-    return pd.DataFrame(columns)
