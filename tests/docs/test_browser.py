@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Literal, final
 from urllib.parse import quote
 
 import pytest
@@ -97,10 +97,10 @@ def test_elements_that_are_too_wide_are_found(browser: Browser, site: str, width
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_figures_are_drawn_for_the_scheme(browser: Browser, site: str, scheme: str) -> None:
+def test_figures_are_drawn_for_the_scheme(browser: Browser, site: str, scheme: Literal["light", "dark"]) -> None:
     page = browser.new_page(color_scheme=scheme)
     page.goto(f"{site}/tutorials/two-checkpoints/", wait_until="load")
-    sources = [image.get_attribute("src") for image in page.locator("article img").all() if image.is_visible()]
+    sources = [image.get_attribute("src") or "" for image in page.locator("article img").all() if image.is_visible()]
     page.close()
     assert sources
     assert all(("-dark.svg" in source) == (scheme == "dark") for source in sources)
