@@ -11,7 +11,9 @@ from rebasin_core.analysis.balance import minimal_norm_element
 from rebasin_core.analysis.orientation import orienting_element
 from rebasin_core.symmetry.linear import Symmetry
 from rebasin_core.symmetry.permutation import Permutation
+from rebasin_core.symmetry.shifts import shift_values
 from rebasin_core.symmetry.slots import contains_permutations, slot_sums, slots_of
+from rebasin_core.symmetry.symmetry_element import recentered
 from rebasin_core.tensors.modules import copied
 
 if TYPE_CHECKING:
@@ -54,6 +56,8 @@ def canonical_form(
     - *Signs and angles*: the bias of each unit is not negative; for units without bias, the sum of their weights at the
       first tensor that is shared with inputs, outputs or groups whose signs are determined already. Of a pair of
       rotated units, the first has the positive sum, and the second the sum zero.
+
+    Biases are those in centered coordinates (see `Shift`), where flips are signs.
 
     Networks that differ only by these symmetries have the same form, up to rounding, unless there are ties: equal
     norms or singular values, sums that are zero, or for invertible maps weights that do not have full rank, for which
@@ -98,12 +102,15 @@ def canonical_form(
     buffers = symmetry.layout.buffers or ()
     own = {n: t.double().cpu() for n, t in copied(tensors).items() if t.is_floating_point()}
     parameters = symmetry.layout.stacked({name: tensor for name, tensor in own.items() if name not in buffers})
-    element = minimal_norm_element(symmetry, parameters)
+    gauge = symmetry.centered
+    added = shift_values(symmetry.layout, symmetry.shifts, parameters)
+    parameters = {**parameters, **{name: parameters[name] + shift for name, shift in added.items()}}
+    element = minimal_norm_element(gauge, parameters)
     balanced = element.apply(parameters)
     every = {**symmetry.layout.stacked({name: t for name, t in own.items() if name in buffers}), **balanced}
-    permutation = _sorting(symmetry, every)
+    permutation = _sorting(gauge, every)
     element = element.compose(permutation)
-    element = element.compose(orienting_element(symmetry, permutation.apply(balanced)))
+    element = recentered(element.compose(orienting_element(gauge, permutation.apply(balanced))), symmetry)
     return CanonicalForm(element.apply(tensors), element)
 
 

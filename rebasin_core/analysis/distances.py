@@ -192,8 +192,8 @@ def network_distances(
         if _is_number(tensor) and _is_number(own):
             terms = terms_of(layout.axes[name], tensor.unsqueeze(0), own.unsqueeze(0), device=device)
             found[name] = _distance(layout, indices, terms, tensor.numel())
-            if maps is not None and maps.acting_on(name):
-                mapped = maps.act(name, own.to(device=device)).unsqueeze(0)
+            if maps is not None and maps.moves(name):
+                mapped = maps.act_among(name, own.to(device=device), candidate).unsqueeze(0)
                 terms = terms_of(layout.axes[name], tensor.unsqueeze(0), mapped, device=device)
                 after = _distance(layout, indices, terms, tensor.numel())
                 found[name] = replace(found[name], after=after.after, aligned_candidate=after.candidate)

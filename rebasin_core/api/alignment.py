@@ -87,7 +87,8 @@ class AlignResult:
         permutation = self.match.permutation
         units = sum(index.numel() for index in permutation.indices.values())
         permuted = sum(permutation.moved.values())
-        lines = [f"{permuted} of {units} units permuted in {len(permutation.indices)} groups"]
+        count = len(permutation.indices)
+        lines = [f"{permuted} of {units} units permuted in {count} group{'' if count == 1 else 's'}"]
         if self.heads:
             lines.append(f"heads of the candidate that were not compared: {', '.join(self.heads)}")
         if self.effect is not None:

@@ -14,6 +14,7 @@ from rebasin_core.api.conversion import PosteriorLike, as_posterior
 from rebasin_core.api.matching import as_matcher
 from rebasin_core.api.samples import SamplesLike, as_mixture
 from rebasin_core.errors import InvalidInputError
+from rebasin_core.evaluation.batches import as_inputs
 from rebasin_core.evaluation.functional import FunctionalModel
 from rebasin_core.evaluation.task import require_task
 from rebasin_core.posteriors.capabilities import AbstractEmpirical
@@ -21,7 +22,6 @@ from rebasin_core.posteriors.samples import SamplesPosterior
 from rebasin_core.specs.base import require_spec
 from rebasin_core.symmetry.kind import Kind
 from rebasin_core.symmetry.subgroups import restricted_to
-from rebasin_core.tensors.arguments import raise_wrong_type
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -143,7 +143,7 @@ def function_discrepancy(  # ruff: ignore[too-many-arguments] - two posteriors, 
     first: DistributionLike,
     second: DistributionLike,
     model: nn.Module,
-    inputs: Tensor,
+    inputs: object,
     *,
     transform: Callable[[Tensor], Tensor] | None = None,
     num_samples: int = 100,
@@ -162,7 +162,7 @@ def function_discrepancy(  # ruff: ignore[too-many-arguments] - two posteriors, 
         first: A posterior, or a sequence of independent networks, as for `discrepancy`.
         second: Another one.
         model: The network module, in evaluation mode.
-        inputs: A batch of inputs.
+        inputs: A batch of inputs: a tensor, a tuple of positional inputs, or a mapping of keyword inputs.
         transform: Function of the outputs to compare instead, such as ``lambda logits: logits.log_softmax(-1)`` for
             classifiers, whose logits admit a shift.
         num_samples: Number of draws of each posterior that is sampled, at least 3.
@@ -184,18 +184,17 @@ def function_discrepancy(  # ruff: ignore[too-many-arguments] - two posteriors, 
         >>> found.squared > 5 * found.stderr
         True
     """
-    if not isinstance(inputs, torch.Tensor):
-        raise_wrong_type(inputs, "inputs as one tensor")
+    batch = as_inputs(inputs)
     generator = generator or torch.Generator().manual_seed(0)
     found: list[tuple[dict[str, Tensor], Tensor | None]] = []
     for source in (first, second):
         draws = _Draws.of(source, None, num_samples, generator, model)
         dtype = next((t.dtype for t in draws.networks[0].mean.values() if t.is_floating_point()), torch.float32)
-        function = FunctionalModel(model, device=inputs.device, dtype=dtype)
+        function = FunctionalModel(model, device=batch.device, dtype=dtype)
         tensors = [{**network.mean, **network.buffers} for network in draws.networks]
         for each in tensors:
             function.check(each, "a draw")
-        outputs = [function(each, inputs) for each in tensors]
+        outputs = [function(each, batch) for each in tensors]
         rows = torch.stack(outputs if transform is None else [transform(output) for output in outputs])
         found.append(({"outputs": rows}, draws.chains))
     return maximum_mean_discrepancy(

@@ -83,6 +83,7 @@ def match(  # ruff: ignore[too-many-arguments] - a long search has to be started
     spec: PermutationSpec,
     matcher: Matcher | str | Mapping[str, object] = "wasserstein",
     *,
+    symmetry: SymmetryOption | None = None,
     task: Task | None = None,
     generator: torch.Generator | None = None,
     progress: bool = False,
@@ -102,6 +103,8 @@ def match(  # ruff: ignore[too-many-arguments] - a long search has to be started
         candidate: Network or posterior to permute, with the same parameters as the reference. It is not changed.
         spec: Permutation symmetries of the network. They are not checked here; see `check_spec` and `align`.
         matcher: A registered name, a mapping with ``name`` and options, or a `Matcher` instance.
+        symmetry: The symmetries to align modulo, for matchers with the option ``symmetry``: ``permutation``, ``full``,
+            or a tuple of kinds. If None, the matcher's own option.
         task: Network module and data, for matchers that run the network, and for inputs that need the module in
             `as_posterior`.
         generator: Random number generator; seeded with 0 if None.
@@ -118,7 +121,7 @@ def match(  # ruff: ignore[too-many-arguments] - a long search has to be started
     Raises:
         InvalidInputError: If the networks do not fit each other or the specification.
         UnknownNameError: If no matcher has that name.
-        ConfigError: If options of the matcher are invalid.
+        ConfigError: If options of the matcher are invalid, or it has no option ``symmetry``.
         FileFormatError: If the checkpoint is damaged, or belongs to another specification, other networks or another
             matcher.
 
@@ -132,7 +135,7 @@ def match(  # ruff: ignore[too-many-arguments] - a long search has to be started
         [1.0, 2.0]
     """
     model = model_of(task)
-    strategy = as_matcher(matcher)
+    strategy = as_matcher(matcher, symmetry)
     first, second = as_posteriors([reference, candidate], model=model, spec=spec)
     search = partial(
         strategy.match,

@@ -17,6 +17,7 @@ from rebasin_core.evaluation.normalization import BatchStatistics
 from rebasin_core.evaluation.predictive import held_batches
 from rebasin_core.evaluation.repair import ActivationMoments, ActivationRepair
 from rebasin_core.evaluation.task import model_of, require_task
+from rebasin_core.evaluation.user_metrics import as_metric
 from rebasin_core.merging.base import MergeMethod
 from rebasin_core.merging.mean import MeanMerge
 from rebasin_core.merging.streaming import StreamingMerge
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from rebasin_core.evaluation.effect import AlignmentEffect, Keep
-    from rebasin_core.evaluation.metric import Metric
     from rebasin_core.evaluation.task import Task
+    from rebasin_core.evaluation.user_metrics import MetricLike
     from rebasin_core.matchers.base import Matcher, MatchResult
     from rebasin_core.posteriors.averaging import Weights
     from rebasin_core.posteriors.base import Posterior
@@ -294,7 +295,7 @@ def greedy_soup(  # ruff: ignore[too-many-arguments] - all but three have defaul
     task: Task,
     *,
     matcher: Matcher | str | Mapping[str, object] | None = "wasserstein",
-    metric: Metric | str = "nll",
+    metric: MetricLike = "nll",
     num_samples: int = 16,
     generator: torch.Generator | None = None,
 ) -> Merged:
@@ -309,7 +310,8 @@ def greedy_soup(  # ruff: ignore[too-many-arguments] - all but three have defaul
         task: Network module and held-out data, on which none of the networks was trained.
         matcher: A registered name, a mapping with ``name`` and options, or an instance; None to average without
             alignment.
-        metric: Metric that must not increase: an instance or a name, such as ``nll``, ``error`` or ``brier``.
+        metric: Metric that must not increase: a name, such as ``nll``, ``error`` or ``brier``, or any other value that
+            `as_metric` accepts.
         num_samples: Number of samples of each posterior, at least 1; a single network is run once.
         generator: Random number generator of the matcher; seeded with 0 if None.
 
@@ -328,10 +330,11 @@ def greedy_soup(  # ruff: ignore[too-many-arguments] - all but three have defaul
         message = "expected at least one network, got none"
         raise InvalidInputError(message)
     held = task.held()
+    measure = as_metric(metric)
     evaluator = Evaluator(held, posteriors[0], num_samples=num_samples)
 
     def loss(posterior: Posterior) -> float:
-        return evaluator.loss(posterior, metric=metric, groups=1).loss
+        return evaluator.loss(posterior, metric=measure, groups=1).loss
 
     losses = [loss(posterior) for posterior in posteriors]
     order = sorted(range(len(posteriors)), key=losses.__getitem__)

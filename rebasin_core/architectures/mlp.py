@@ -35,7 +35,7 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "identity": nn.Identity,
 }
 # The linear maps of units that commute with each activation.
-_KINDS = {"relu": "positive", "leaky_relu": "positive", "tanh": "sign", "identity": "invertible"}
+_KINDS = {"relu": "positive", "leaky_relu": "positive", "tanh": "sign", "sigmoid": "flip", "identity": "invertible"}
 
 
 @final
@@ -109,7 +109,9 @@ class MLPSpec(TableSpec):
     @property
     @override
     def kinds(self) -> KindsByGroup:
-        return {f"hidden.{layer}": self._kind for layer in range(self._depth - 1)} if self._kind else {}
+        # Flips of units need a bias after them.
+        layers = [n for n in range(self._depth - 1) if self._kind != "flip" or f"layers.{n + 1}.bias" in self.shapes]
+        return {f"hidden.{layer}": self._kind for layer in layers} if self._kind else {}
 
 
 @final

@@ -116,6 +116,25 @@ def _as_inputs(value: object) -> AnyInputs | None:
     return ModelInputs(tuple(args), kwargs) if has_tensor else None
 
 
+def as_inputs(value: object) -> AnyInputs:
+    """Return the inputs of a batch.
+
+    Args:
+        value: A tensor or array, a tuple of positional inputs, or a mapping of keyword inputs.
+
+    Returns:
+        The inputs.
+
+    Raises:
+        InvalidInputError: If the value contains no tensor with one row per example.
+    """
+    found = _as_inputs(value)
+    if found is None:
+        message = f"expected inputs as a tensor, a tuple of tensors or a mapping, got {_described(value)}"
+        raise InvalidInputError(message)
+    return found
+
+
 def _has_rows(inputs: AnyInputs) -> bool:
     return not isinstance(inputs, Tensor) or inputs.ndim > 0
 

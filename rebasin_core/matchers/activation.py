@@ -11,13 +11,14 @@ from pydantic import PositiveInt
 from typing_extensions import override
 
 from rebasin_core.bilinear.coordinate_descent import CoordinateDescent
-from rebasin_core.bilinear.maps.gauge import balanced
+from rebasin_core.bilinear.maps.gauge import balanced, centered
 from rebasin_core.matchers.activation_statistics import CrossMoments, ResponseMetric
 from rebasin_core.matchers.base import Matcher, MatchProblem
 from rebasin_core.matchers.channel import mean_channels, run_descent
 from rebasin_core.matchers.compared_units import ComparedUnits
 from rebasin_core.matchers.map_search import MapSearch, SymmetryOption, admitted_symmetry, kinds_of
 from rebasin_core.symmetry.layout import Layout
+from rebasin_core.symmetry.symmetry_element import recentered
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -105,21 +106,22 @@ class ActivationMatcher(Matcher):
         return matched_by_similarity(problem, moments.similarities(correlation=self.metric == "correlation"), start)
 
     def _match_maps(self, problem: MatchProblem, symmetry: Symmetry, start: float) -> MatchResult:
-        _, of_reference = balanced(symmetry, mean_channels(problem.reference))
-        _, of_candidate = balanced(symmetry, mean_channels(problem.candidate))
+        gauge = symmetry.centered
+        _, of_reference = balanced(gauge, centered(symmetry, mean_channels(problem.reference)))
+        _, of_candidate = balanced(gauge, centered(symmetry, mean_channels(problem.candidate)))
         gauged = replace(
             problem,
-            reference=problem.reference.transform(of_reference),
-            candidate=problem.candidate.transform(of_candidate),
+            reference=problem.reference.transform(recentered(of_reference, symmetry)),
+            candidate=problem.candidate.transform(recentered(of_candidate, symmetry)),
             layout=symmetry.layout,
         )
-        compared = ComparedUnits.of(symmetry, CrossMoments.of(gauged, problem.model, self.num_samples), self.metric)
+        compared = ComparedUnits.of(gauge, CrossMoments.of(gauged, problem.model, self.num_samples), self.metric)
         permutations = replace(problem, layout=compared.symmetry.permutations, initial=None)
         permuted = matched_by_similarity(permutations, compared.matrices, start)
         search = MapSearch(problem, compared.symmetry)
         best = search.improved(*compared.channels(), permuted)
         found = compared.extended(best.group_element)
-        element = of_candidate.compose(found).compose(of_reference.inverse())
+        element = recentered(of_candidate.compose(found).compose(of_reference.inverse()), symmetry)
         seconds = {**permuted.seconds, "total": perf_counter() - start}
         return replace(best, permutation=element.permutation, element=element, seconds=seconds)
 

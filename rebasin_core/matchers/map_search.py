@@ -11,13 +11,13 @@ from tqdm import tqdm
 
 from rebasin_core.assignment import AssignmentSolver, AutoAssignment
 from rebasin_core.bilinear.maps.descent import MapDescent
-from rebasin_core.bilinear.maps.gauge import balanced
+from rebasin_core.bilinear.maps.gauge import balanced, centered
 from rebasin_core.errors import NotClosedError
 from rebasin_core.matchers.base import MatchOutcome, MatchResult
 from rebasin_core.matchers.search import interruptible
 from rebasin_core.symmetry.kind import Kind
 from rebasin_core.symmetry.subgroups import restricted_to
-from rebasin_core.symmetry.symmetry_element import SymmetryElement
+from rebasin_core.symmetry.symmetry_element import SymmetryElement, recentered
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,21 +72,23 @@ def admitted_symmetry(problem: MatchProblem, option: SymmetryOption, *posteriors
 def of_factors(symmetry: Symmetry, option: SymmetryOption, matcher: str) -> Symmetry:
     """Return the signs and scales of a symmetry, for matchers that compare standard deviations of entries.
 
+    Standard deviations of mixed units, and of biases that flips shift, are not determined by those before.
+
     Args:
         symmetry: The symmetry.
         option: The option `symmetry` of the matcher.
         matcher: Name of the matcher.
 
     Returns:
-        The symmetry without maps that mix units.
+        The symmetry without flips and maps that mix units.
 
     Raises:
-        NotClosedError: If the option names kinds of maps that mix units.
+        NotClosedError: If the option names kinds of other maps.
     """
-    mixing = sorted({str(linear.kind) for linear in symmetry.linear if not linear.kind.is_factor})
+    mixing = sorted({str(linear.kind) for linear in symmetry.linear if linear.kind not in _FACTORS})
     if mixing and option != "full":
         message = (
-            f"expected kinds of factors, since the matcher {matcher!r} compares the standard deviations of entries, "
+            f"expected signs and scales, since the matcher {matcher!r} compares the standard deviations of entries, "
             f'got {mixing}; use `symmetry="full"` for signs and scales, or the matcher `weight`'
         )
         raise NotClosedError(message)
@@ -100,7 +102,7 @@ class MapSearch:
 
     Attributes:
         problem: The matching problem.
-        symmetry: The linear symmetries.
+        symmetry: The linear symmetries; only `between_gauges` accepts flips.
         solver: Solver of the assignment problems.
         max_sweeps: Maximum number of sweeps of a descent.
         tolerance: Smallest increase of the objective in one sweep, relative to the squared norm of the reference, for
@@ -116,7 +118,7 @@ class MapSearch:
     def between_gauges(
         self, reference: Channels, candidate: Channels, permute: Callable[[Channels, Channels], MatchResult]
     ) -> MatchResult:
-        """Transform both networks to the gauge of minimal norm, and search there.
+        """Transform both networks to centered coordinates and to the gauge of minimal norm, and search there.
 
         Args:
             reference: Channels of the reference, ``[C, *s]`` for every parameter of shape ``s``.
@@ -128,11 +130,13 @@ class MapSearch:
             of the reference. Its objective is that of the gauge.
         """
         start = perf_counter()
-        reference, of_reference = balanced(self.symmetry, reference)
-        candidate, of_candidate = balanced(self.symmetry, candidate)
+        search = replace(self, symmetry=self.symmetry.centered)
+        reference, of_reference = balanced(search.symmetry, centered(self.symmetry, reference))
+        candidate, of_candidate = balanced(search.symmetry, centered(self.symmetry, candidate))
         permuted = permute(reference, candidate)
-        best = self.improved(reference, candidate, permuted)
-        element = of_candidate.compose(best.element or best.permutation).compose(of_reference.inverse())
+        best = search.improved(reference, candidate, permuted)
+        found = of_candidate.compose(best.group_element).compose(of_reference.inverse())
+        element = recentered(found, self.symmetry)
         return replace(
             best,
             permutation=element.permutation,

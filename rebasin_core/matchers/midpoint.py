@@ -11,6 +11,7 @@ from rebasin_core.evaluation.functional import FunctionalModel
 from rebasin_core.evaluation.normalization import use_batch_statistics
 from rebasin_core.evaluation.predictive import held_batches
 from rebasin_core.posteriors.interpolation import interpolate_buffers
+from rebasin_core.symmetry.symmetry_element import SymmetryElement, recentered
 from rebasin_core.tensors.noise import standard_normal
 from rebasin_core.tensors.precision import widened, working_dtype
 
@@ -91,7 +92,10 @@ class MidpointLoss:
         """
         between = {name: torch.lerp(tensor, mean[name], t) for name, tensor in self.reference.items()}
         if self._stddevs is not None:
-            permuted = {n: t.abs() for n, t in permutation.apply_to_deviations(self._stddevs[1]).items()}
+            own = permutation
+            if isinstance(permutation, SymmetryElement):
+                own = recentered(permutation, permutation.symmetry.centered)
+            permuted = {n: t.abs() for n, t in own.apply_to_deviations(self._stddevs[1]).items()}
             between = {
                 name: tensor
                 + torch.lerp(self._stddevs[0][name], permuted[name], t)

@@ -42,10 +42,10 @@ class RefinedMatcher(Matcher):
     $$ \min_{X} \; \mathbb{E}_t\, L\big((1 - t)\,\theta_0 + t\; g\, e^{X} \theta_1\big) $$
 
     where $g$ is the element that the matcher found, and $X$ an element of the Lie algebra for every group: a vector for
-    scales, a skew-symmetric matrix for orthogonal maps, any matrix for invertible maps. Permutations and signs are not
-    changed; without other linear maps, the result is that of the matcher. The coefficient $t$ is uniformly distributed
-    in an interval around 1/2. After each pass the loss at the midpoint is evaluated on all data; the best element is
-    returned, which can be that of the matcher.
+    scales, a skew-symmetric matrix for orthogonal maps, any matrix for invertible maps. Permutations, signs and flips
+    are not changed; without other linear maps, the result is that of the matcher. The coefficient $t$ is uniformly
+    distributed in an interval around 1/2. After each pass the loss at the midpoint is evaluated on all data; the best
+    element is returned, which can be that of the matcher.
 
     Raises:
         ConfigError: If an option is invalid.
@@ -158,7 +158,7 @@ class _Directions:
                 _START * torch.randn(symmetry.map_shape(linear), generator=generator, dtype=torch.float64)
             ).requires_grad_()
             for index, linear in enumerate(symmetry.linear)
-            if linear.kind is not Kind.SIGN
+            if not linear.kind.is_sign
         }
 
     @property

@@ -13,7 +13,7 @@ from rebasin_core.posteriors.auxiliary import AuxiliaryTensors
 from rebasin_core.posteriors.base import KIND, Posterior
 from rebasin_core.posteriors.checks import require_same_tensors
 from rebasin_core.posteriors.interpolation import interpolate, interpolate_buffers
-from rebasin_core.posteriors.transformation import require_untransformed, require_values, transformed_scales
+from rebasin_core.posteriors.transformation import require_closed, require_untransformed, transformed_scales
 from rebasin_core.tensors.checks import require_finite
 from rebasin_core.tensors.files import OF_DAMAGED_TENSORS, read_tensors
 from rebasin_core.tensors.modules import copied
@@ -245,12 +245,10 @@ class AbstractAttachedPosterior(Posterior):
     @override
     def _transform(self, element: SymmetryElement) -> Self:
         element.layout.check({**next(iter(self._fields.values())), **self._fixed, **self.buffers}, self.kind)
-        require_values(self.kind, element, lambda: ({**self.shared_mean(), **self.buffers}, self._stddev()))
-        return self._rebuild(
-            self._transformed_fields(element),
-            self._permuted_unattached(element.permutation),
-            self._auxiliary.transformed(element),
-        )
+        names = self.random_names
+        require_closed(self.kind, element, names, lambda: ({**self.shared_mean(), **self.buffers}, self._stddev()))
+        unattached = self._permuted_unattached(element.permutation)
+        return self._rebuild(self._transformed_fields(element), unattached, self._auxiliary.transformed(element))
 
     @final
     @override

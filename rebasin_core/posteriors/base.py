@@ -110,7 +110,8 @@ class Posterior(ABC):
 
         Single networks, samples and mixtures of representations that allow it are closed under all elements. A
         diagonal Gaussian is closed under signs and scales, a full Gaussian under all elements, and a low-rank Gaussian
-        if its independent part is. The prior is transformed, too; it is None if the transformed one is not diagonal.
+        if its independent part is. Flips add weights to biases, which become dependent: a diagonal Gaussian is not
+        closed under them. The prior is transformed, too; it is None if the transformed one is not diagonal.
 
         Args:
             element: Group element whose layout contains all parameters and buffers. A permutation is applied by

@@ -13,7 +13,7 @@ from rebasin_core.posteriors.auxiliary import AuxiliaryTensors
 from rebasin_core.posteriors.checks import require_nonnegative
 from rebasin_core.posteriors.gaussian import AbstractGaussianPosterior, require_same_random, unit_rows
 from rebasin_core.posteriors.pairs import register_kl
-from rebasin_core.posteriors.transformation import acting_on, raise_not_closed
+from rebasin_core.posteriors.transformation import acting_on, raise_not_closed, require_unshifted
 from rebasin_core.symmetry.stack_action import applied_to_axes
 from rebasin_core.tensors.eigenbasis import orthogonalized
 from rebasin_core.tensors.modules import copied
@@ -272,6 +272,7 @@ class KroneckerGaussianPosterior(AbstractGaussianPosterior):
 
     @override
     def _transformed_fields(self, element: SymmetryElement) -> Fields:
+        require_unshifted(self.kind, element, (n for n, t in self._fields["scale"].items() if bool(t.any())))
         permuted = {field: self._permuted_field(element.permutation, field) for field in ("left", "right", "scale")}
         for name, tensor in self._fields["mean"].items():
             acting = acting_on(element, name)

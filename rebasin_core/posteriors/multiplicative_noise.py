@@ -13,7 +13,7 @@ from rebasin_core.errors import FileFormatError, InvalidInputError, NoClosedForm
 from rebasin_core.posteriors.attached import AbstractAttachedPosterior, Fields, require_compatible
 from rebasin_core.posteriors.auxiliary import AuxiliaryTensors
 from rebasin_core.posteriors.capabilities import AbstractCoupledPath, PosteriorPath
-from rebasin_core.posteriors.transformation import acting_on, raise_not_closed
+from rebasin_core.posteriors.transformation import acting_on, raise_not_closed, require_unshifted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -228,6 +228,7 @@ class MultiplicativeNoisePosterior(AbstractAttachedPosterior, AbstractCoupledPat
     @override
     def _transformed_fields(self, element: SymmetryElement) -> Fields:
         for source in self.noise:
+            require_unshifted(self.kind, element, (name for name, _ in source.targets))
             for name, dim in source.targets:
                 for slot, linear in acting_on(element, name):
                     if slot.dim == dim and not linear.kind.is_factor:

@@ -154,11 +154,13 @@ class GaussianPrior:
 
         Returns:
             The transformed prior; None if its entries are not independent, since an orthogonal map mixes entries of
-            different standard deviations, or an invertible map acts on a parameter.
+            different standard deviations, an invertible map acts on a parameter, or a flip adds weights to a bias.
 
         Raises:
             InvalidInputError: If a parameter has another shape than in the layout.
         """
+        if any(linear.shifts for linear in element.linear_maps.acting()):
+            return None
         parts = [dict(self.mean), dict(self.stddev)]
         for name in self.mean:
             if acting_on(element, name):

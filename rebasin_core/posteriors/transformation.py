@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, NoReturn
 from rebasin_core.errors import NotClosedError
 from rebasin_core.symmetry.kind import Kind
 from rebasin_core.symmetry.slots import slot_cells
-from rebasin_core.symmetry.symmetry_element import SymmetryElement
+from rebasin_core.symmetry.symmetry_element import SymmetryElement, recentered
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from torch import Tensor
 
@@ -54,19 +54,24 @@ def require_untransformed(kind: str, element: SymmetryElement, names: Iterable[s
             raise_not_closed(kind, linear, f"its tensors `{field}` cannot be transformed (`{name}`)")
 
 
-def require_values(
-    kind: str, element: SymmetryElement, moments: Callable[[], tuple[Mapping[str, Tensor], Mapping[str, Tensor]]]
+def require_closed(
+    kind: str,
+    element: SymmetryElement,
+    random: Collection[str],
+    moments: Callable[[], tuple[Mapping[str, Tensor], Mapping[str, Tensor]]],
 ) -> None:
-    """Raise if a tensor that must be one, or zero, for a map is random, or has another value.
+    """Raise if a tensor that must be one or zero is not, or is random, or if only one tensor of a shift is random.
 
     Args:
         kind: Name of the representation.
         element: The group element.
-        moments: Returns means and buffers by name, and standard deviations; called only if there is such a tensor.
+        random: Names of the random parameters.
+        moments: Returns means and buffers by name, and standard deviations; called only if a tensor must be one.
 
     Raises:
         InvalidInputError: If there is such a tensor; a NotClosedError if it is random.
     """
+    _require_joint(kind, element, random)
     if not any(linear.required for linear in element.linear_maps.acting()):
         return
     mean, stddev = moments()
@@ -83,12 +88,43 @@ def require_values(
                 )
 
 
+def _require_joint(kind: str, element: SymmetryElement, random: Iterable[str]) -> None:
+    """Raise if flips add entries of a weight to a bias of which only one is random."""
+    acting = [linear for linear in element.linear_maps.acting() if linear.shifts]
+    names = {element.layout.names.of(name) or name for name in random} if acting else set[str]()
+    for linear in acting:
+        for shift in linear.shifts:
+            if len({shift.weight, shift.bias} & names) == 1:
+                reason = f"it adds entries of `{shift.weight}` to `{shift.bias}`, and only one of the two is random"
+                raise_not_closed(kind, linear, reason)
+
+
+def require_unshifted(kind: str, element: SymmetryElement, random: Iterable[str]) -> None:
+    """Raise if flips add random entries of a weight to a bias that must be independent of them.
+
+    Args:
+        kind: Name of the representation.
+        element: The group element.
+        random: Names of the weights with random entries.
+
+    Raises:
+        NotClosedError: If a flip uses one of them.
+    """
+    names = {element.layout.names.of(name) or name for name in random}
+    for linear in element.linear_maps.acting():
+        for shift in linear.shifts:
+            if shift.weight in names:
+                reason = f"it adds entries of `{shift.weight}` to `{shift.bias}`, which makes the two dependent"
+                raise_not_closed(kind, linear, reason)
+
+
 def transformed_scales(
     kind: str, element: SymmetryElement, scales: Mapping[str, Tensor], *, gaussian: bool
 ) -> dict[str, Tensor]:
     """Return the scales of independent entries after a transformation.
 
-    Factors multiply them by absolute values. An orthogonal map leaves the entries of a Gaussian independent if all
+    Factors multiply them by absolute values. Flips leave entries independent if the weights after the units have no
+    standard deviation. An orthogonal map leaves the entries of a Gaussian independent if all
     units that it mixes have the same standard deviation; an invertible one if they have none.
 
     Args:
@@ -104,6 +140,7 @@ def transformed_scales(
         NotClosedError: If the transformed entries are not independent.
     """
     scales = element.layout.stacked(scales)
+    require_unshifted(kind, element, (name for name, scale in scales.items() if bool(scale.any())))
     for name, scale in scales.items():
         for slot, linear in acting_on(element, name):
             reason = _dependence(element, linear, slot, scale, gaussian=gaussian)
@@ -152,6 +189,7 @@ def isometry_of(element: SymmetryElement) -> SymmetryElement:
         element: The group element.
 
     Returns:
-        The element with factors of absolute value 1 and without invertible maps.
+        The element with factors of absolute value 1, signs instead of flips, and without invertible maps.
     """
-    return SymmetryElement.from_linear_maps(element.linear_maps.isometry(), element.permutation)
+    isometry = SymmetryElement.from_linear_maps(element.linear_maps.isometry(), element.permutation)
+    return recentered(isometry, isometry.symmetry.centered)

@@ -13,8 +13,9 @@ from rebasin_core.symmetry.linear import LinearSymmetry, Symmetry
 from rebasin_core.symmetry.permutation import Permutation
 from rebasin_core.symmetry.slots import slot_sums, slots_of
 from rebasin_core.symmetry.symmetry_element import SymmetryElement
+from rebasin_core.tensors.inputs import call_arguments
 from rebasin_core.tensors.modules import call_with_tensors, named_tensors
-from rebasin_core.tensors.trees import tree_leaves
+from rebasin_core.tensors.trees import tree_leaves, tree_map
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +34,7 @@ _PROBES = 6
 def find_rescalings(
     spec: PermutationSpec,
     model: nn.Module,
-    inputs: Tensor | tuple[Tensor, ...],
+    inputs: object,
     *,
     generator: torch.Generator | None = None,
 ) -> tuple[LinearSymmetry, ...]:
@@ -49,7 +50,7 @@ def find_rescalings(
     Args:
         spec: The permutation symmetries; only groups that are not nested are examined.
         model: The network, with the parameters at which gradients are computed; it is not changed.
-        inputs: Example inputs.
+        inputs: Example inputs: one input, a tuple of positional inputs, or a mapping of keyword inputs.
         generator: Random number generator for the directions of the gradients and the factors; seeded with 0 if None.
 
     Returns:
@@ -91,10 +92,15 @@ def find_rescalings(
 class _Network:
     """The network in float64, with gradients of random linear combinations of its outputs."""
 
-    def __init__(self, model: nn.Module, inputs: Tensor | tuple[Tensor, ...], generator: torch.Generator) -> None:
+    def __init__(self, model: nn.Module, inputs: object, generator: torch.Generator) -> None:
         self._model = copy.deepcopy(model).double().eval()
-        given = inputs if isinstance(inputs, tuple) else (inputs,)
-        self._inputs = tuple(x.detach().double() if x.is_floating_point() else x for x in given)
+        args, kwargs = call_arguments(model, inputs)
+
+        def wide(leaf: object) -> object:
+            return leaf.detach().double() if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() else leaf
+
+        self._args: tuple[object, ...] = tree_map(wide, args)
+        self._kwargs: dict[str, object] = tree_map(wide, kwargs)
         self.tensors = {name: tensor.detach() for name, tensor in named_tensors(self._model).items()}
         self.parameters = {name for name, _ in self._model.named_parameters()}
         self._generator = generator
@@ -103,7 +109,7 @@ class _Network:
     def outputs(self, tensors: dict[str, Tensor]) -> Tensor:
         """Return all outputs, concatenated to one vector."""
         try:
-            result = call_with_tensors(self._model, tensors, self._inputs)
+            result = call_with_tensors(self._model, tensors, self._args, self._kwargs)
         except (RuntimeError, TypeError, ValueError) as error:
             message = f"the model cannot be run on these inputs: {error}"
             raise InvalidInputError(message) from error

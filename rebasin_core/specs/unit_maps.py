@@ -7,21 +7,23 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, TypeAlias, final
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rebasin_core.errors import SpecError, nearest
-from rebasin_core.symmetry.kind import Kind
+from rebasin_core.symmetry.kind import Kind, Shift
 from rebasin_core.symmetry.linear import LinearSymmetry, Symmetry
 from rebasin_core.symmetry.pairs import Pairs
 from rebasin_core.symmetry.slots import slots_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rebasin_core.symmetry.kind import Slot
     from rebasin_core.symmetry.layout import Layout
 
 _INDEXED = re.compile(r"(.*):(\d+)(?:\.(\d+))?")
 # Kinds whose maps act equally on producing and consuming axes: g is its own inverse transpose.
-_SYMMETRIC = {Kind.SIGN, Kind.ORTHOGONAL, Kind.ORTHOGONAL_FIXING_ONES}
+_SYMMETRIC = {Kind.SIGN, Kind.FLIP, Kind.ORTHOGONAL, Kind.ORTHOGONAL_FIXING_ONES}
 
 
 @final
@@ -62,6 +64,16 @@ class UnitMaps(BaseModel):
 
     zeros: tuple[str, ...] = ()
     """The same for normalizations that multiply by one plus a parameter, which must be zero in all entries."""
+
+    biases: Mapping[str, str] = Field(default_factory=dict)
+    """For flips, the bias of each weight that consumes the units, by name. By default, the bias of ``layer.weight`` is
+    ``layer.bias``."""
+
+    constant: float = 1.0
+    """For flips, the constant $c$ of the activation function, with $f(-u) = c - f(u)$: 1 for the logistic sigmoid."""
+
+    slope: float = 0.25
+    """For flips, the slope of the activation function at 0: 1/4 for the logistic sigmoid."""
 
 
 UnitMapsLike: TypeAlias = str | Mapping[str, object] | UnitMaps
@@ -130,7 +142,8 @@ def _validated(group: str, entry: object) -> UnitMaps:
         kinds = ", ".join(Kind)
         message = (
             f"`kinds` of group {group!r}: {where}: {first['msg']}, got {first['input']!r}; expected one of the kinds "
-            f"{kinds}, or a mapping with `kind`, `produces`, `consumes`, `ones`, `zeros` and `pairs`"
+            f"{kinds}, or a mapping with `kind`, `produces`, `consumes`, `ones`, `zeros`, `pairs`, `biases`, "
+            "`constant` and `slope`"
         )
         raise SpecError(message) from error
 
@@ -154,9 +167,28 @@ def _family(layout: Layout, group: str, maps: UnitMaps) -> LinearSymmetry:
                 )
                 raise SpecError(message)
             degrees[slot] = -1
+    shifts = _shifts(layout, maps, degrees) if maps.kind is Kind.FLIP else ()
     if maps.kind in _SYMMETRIC:
         degrees = dict.fromkeys(degrees, 1)
-    return LinearSymmetry(group, maps.kind, degrees, tuple(sorted(ones)), tuple(sorted(zeros)), maps.pairs)
+    required = tuple(sorted(ones)), tuple(sorted(zeros))
+    return LinearSymmetry(group, maps.kind, degrees, *required, maps.pairs, tuple(shifts))
+
+
+def _shifts(layout: Layout, maps: UnitMaps, degrees: Mapping[Slot, int]) -> Iterator[Shift]:
+    """Yield the layers that consume units, with their biases."""
+    for weight in dict.fromkeys(slot.tensor for slot, degree in degrees.items() if degree == -1):
+        module, dot, _ = weight.rpartition(".")
+        bias = maps.biases.get(weight, f"{module}{dot}bias")
+        if bias not in layout.axes:
+            message = (
+                f"flips need a bias after the units: {weight!r} has none named {bias!r}; name it in `biases`, or state "
+                "no flips"
+            )
+            raise SpecError(message)
+        consumed = {slot.dim for slot in degrees if slot.tensor == weight}
+        dims = [dim for dim, axis in enumerate(layout.axes[weight]) if (axis,) == layout.axes[bias]]
+        dim = next((dim for dim in dims if dim not in consumed), 0)
+        yield Shift(weight, dim, bias, maps.constant, maps.slope)
 
 
 def _matched(patterns: Sequence[str], slots: Sequence[Slot], group: str, field: str) -> list[Slot]:

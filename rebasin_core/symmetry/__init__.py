@@ -3,12 +3,12 @@
 from rebasin_core.symmetry.axis import Atom, Axis, Concat, Group, Product, concat, product
 from rebasin_core.symmetry.cell import cells
 from rebasin_core.symmetry.layout import Layout
-from rebasin_core.symmetry.linear import Kind, LinearSymmetry, Slot, Symmetry
+from rebasin_core.symmetry.linear import Kind, LinearSymmetry, Shift, Slot, Symmetry
 from rebasin_core.symmetry.linear_action import act_linearly
 from rebasin_core.symmetry.linear_maps import LinearMaps
 from rebasin_core.symmetry.pairs import Pairs
 from rebasin_core.symmetry.permutation import GroupElement, Permutable, Permutation, Transformable
-from rebasin_core.symmetry.symmetry_element import SymmetryElement, load_element
+from rebasin_core.symmetry.symmetry_element import SymmetryElement, load_element, recentered
 from rebasin_core.symmetry.unit_map import UnitMap
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "Permutable",
     "Permutation",
     "Product",
+    "Shift",
     "Slot",
     "Symmetry",
     "SymmetryElement",
@@ -35,4 +36,5 @@ __all__ = [
     "concat",
     "load_element",
     "product",
+    "recentered",
 ]

@@ -40,6 +40,11 @@ class AbstractAction(ABC):
     def _act(self, name: str, tensor: Tensor) -> Tensor:
         """Return a transformed copy of a tensor ``[*lead, *s]`` attached to a tensor of the layout."""
 
+    def _act_among(self, name: str, tensor: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Return a transformed copy of a tensor that can depend on others, which have their names in the layout."""
+        del tensors
+        return self._act(name, tensor)
+
     @abstractmethod
     def _require_preserving(self, tensors: Mapping[str, Tensor]) -> None:
         """Raise as `require_preserving`."""
@@ -80,7 +85,8 @@ class AbstractAction(ABC):
         Raises:
             InvalidInputError: If a tensor is not in the layout or has another shape, if it is of an integer dtype and
                 a linear map acts on it, if a tensor that must be one is not (see `LinearSymmetry`), if a posterior is
-                not closed under the element, or if the type of ``target`` is not supported.
+                not closed under the element, if the weight of a bias that a flip shifts is missing, or if the type of
+                ``target`` is not supported.
         """
         if isinstance(target, Mapping):
             return self._transformed(target, check=True)
@@ -104,7 +110,7 @@ class AbstractAction(ABC):
 
         Raises:
             InvalidInputError: If a tensor is not in the layout, has another shape, or is of an integer dtype and a
-                linear map acts on it.
+                linear map acts on it, or if the weight of a bias that a flip shifts is missing.
         """
         return self._transformed(tensors, check=False)
 
@@ -130,7 +136,7 @@ class AbstractAction(ABC):
             elif own[name] in found:
                 transformed[name] = found[own[name]]
             else:
-                transformed[name] = self._act(own[name], tensor)
+                transformed[name] = self._act_among(own[name], tensor, described)
         return transformed
 
     def _transformed_stacks(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -152,7 +158,9 @@ class AbstractAction(ABC):
         with torch.no_grad():
             found = self._transformed_stacks(described)
             for name, tensor in named_tensors(transformed).items():
-                tensor.copy_(found[own[name]] if own[name] in found else self._act(own[name], tensors[name]))
+                name_in_layout = own[name]
+                moved = found.get(name_in_layout)
+                tensor.copy_(self._act_among(name_in_layout, tensors[name], described) if moved is None else moved)
         return transformed
 
 

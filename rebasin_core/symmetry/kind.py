@@ -1,21 +1,28 @@
-"""Kinds of linear maps of units, and the slots of tensors on which they act."""
+"""Kinds of linear maps of units, the slots of tensors on which they act, and the shifts of biases by flips."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import final
+
+from rebasin_core.errors import SpecError
+from rebasin_core.tensors.reading import shown
 
 
 @final
 class Kind(StrEnum):
     """A family of linear maps of the units of a group.
 
-    Members of the first three kinds multiply each unit by a factor of its own; those of the others are matrices.
+    Members of the first four kinds multiply each unit by a factor of its own; those of the others are matrices.
     """
 
     SIGN = "sign"
     """One factor 1 or -1 per unit (odd activation functions, such as tanh)."""
+    FLIP = "flip"
+    """One factor 1 or -1 per unit, and shifts of the next biases (an odd function plus a constant, such as the logistic
+    sigmoid). A sign in coordinates in which the next biases contain the constant; see `Shift`."""
     POSITIVE = "positive"
     """One positive factor per unit (positively homogeneous activation functions, such as ReLU)."""
     NONZERO = "nonzero"
@@ -32,12 +39,17 @@ class Kind(StrEnum):
     @property
     def is_factor(self) -> bool:
         """Whether a map is one real factor per unit."""
-        return self in {Kind.SIGN, Kind.POSITIVE, Kind.NONZERO}
+        return self in {Kind.SIGN, Kind.FLIP, Kind.POSITIVE, Kind.NONZERO}
+
+    @property
+    def is_sign(self) -> bool:
+        """Whether a map is one factor 1 or -1 per unit."""
+        return self in {Kind.SIGN, Kind.FLIP}
 
     @property
     def has_signs(self) -> bool:
         """Whether a map has one sign per unit."""
-        return self in {Kind.SIGN, Kind.NONZERO}
+        return self in {Kind.SIGN, Kind.FLIP, Kind.NONZERO}
 
     def map_shape(self, size: int) -> tuple[int, ...]:
         """Return the shape of a map of ``size`` units, without the dimensions of outer groups.
@@ -62,7 +74,7 @@ class Kind(StrEnum):
             The dimension of the group of these maps.
         """
         match self:
-            case Kind.SIGN:
+            case Kind.SIGN | Kind.FLIP:
                 return 0
             case Kind.POSITIVE | Kind.NONZERO | Kind.ROTATION:
                 return size
@@ -89,3 +101,39 @@ class Slot:
     tensor: str
     dim: int
     number: int = 0
+
+
+@final
+@dataclass(frozen=True, slots=True, order=True)
+class Shift:
+    r"""A layer after units that are an odd function plus a constant: flips of the units shift its bias.
+
+    Let the units be $h = \tfrac c2 + o(u)$ with an odd function $o$: $h(-u) = c - h(u)$. A layer $V h + b$ is
+    $V o + (b + \tfrac c2 V e)$ with the vector of ones $e$. In the *centered* coordinates $(V, b + \tfrac c2 V e)$, a
+    flip of a unit is a sign.
+
+    Attributes:
+        weight: Name of the weight $V$.
+        dim: Dimension of the weight that the bias has; the sum of the shift is over all others.
+        bias: Name of the bias $b$, a vector.
+        constant: The constant $c$, 1 for the logistic sigmoid.
+        slope: The slope $o'(0)$, 1/4 for the logistic sigmoid. It has no effect on flips. Matchers compare networks in
+            the units of $2 o / c$, of which inputs are scaled to slope 1: logistic networks like the equivalent ones
+            with tanh.
+
+    Raises:
+        SpecError: If the constant or the slope is zero or not finite.
+    """
+
+    weight: str
+    dim: int
+    bias: str
+    constant: float = 1.0
+    slope: float = 0.25
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        for name, value in (("constant", self.constant), ("slope", self.slope)):
+            if not math.isfinite(value) or value == 0:
+                message = f"shift of {shown(self.bias)}: expected a finite, nonzero {name}, got {value!r}"
+                raise SpecError(message)

@@ -5,140 +5,33 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, final
 
 from rebasin_core.errors import FileFormatError, SpecError, nearest
 from rebasin_core.symmetry.axis import Atom, Axis, Concat, Group, Product, atoms_of, concat, product
-from rebasin_core.symmetry.kind import Kind, Slot
+from rebasin_core.symmetry.kind import Kind, Shift, Slot
 from rebasin_core.symmetry.layout import Layout
-from rebasin_core.symmetry.pairs import Pairs
+from rebasin_core.symmetry.linear_symmetry import LinearSymmetry, are_names
+from rebasin_core.symmetry.shifts import check_shifts, check_shifts_together
 from rebasin_core.symmetry.stack import indices_of
-from rebasin_core.tensors.arguments import raise_wrong_type, require_mapping
+from rebasin_core.tensors.arguments import raise_wrong_type
 from rebasin_core.tensors.frozen import FrozenMapping
 from rebasin_core.tensors.reading import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Mapping
 
-_FIELDS = {"group", "kind", "degrees", "ones", "zeros", "pairs"}
-
-__all__ = ["Kind", "LinearSymmetry", "Slot", "Symmetry"]
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class LinearSymmetry:
-    r"""One family of linear maps of the units of a group that leaves the function of the network unchanged.
-
-    Factors multiply the entries of unit $i$ by $f_i^d$, where $d$ is the degree of the slot. Rotations and matrices
-    $g$ transform the axis of a slot of degree 1 by $g$ (a tensor that produces the units) and that of a slot of degree
-    -1 by $g^{-T}$ (a tensor that consumes them). Slots that are not listed are not transformed.
-
-    Attributes:
-        group: Name of a group of the layout. A nested group has one map per unit of its outer groups.
-        kind: The family of maps.
-        degrees: The degree by slot. A degree of 0 is omitted.
-        ones: Names of tensors that must be one in all entries, or other maps than the identity change the function
-            (scales of normalizations).
-        zeros: Names of tensors that must be zero in all entries (scales of normalizations that multiply by $1 + w$).
-        pairs: The units that are a pair, for rotations.
-
-    Raises:
-        SpecError: If there is no degree, one is not an integer or not allowed for the kind, a tensor must be one and
-            zero, or there are pairs of neighbors but no rotations.
-    """
-
-    group: str
-    kind: Kind
-    degrees: Mapping[Slot, int]
-    ones: tuple[str, ...] = ()
-    zeros: tuple[str, ...] = ()
-    pairs: Pairs = Pairs.HALVES
-
-    def __post_init__(self) -> None:
-        """Freeze the mapping and check the degrees."""
-        require_mapping(self.degrees, "degrees as a mapping by `Slot`")
-        if not isinstance(self.kind, Kind):
-            raise_wrong_type(self.kind, "the kind of a linear symmetry as a member of `Kind`")
-        given: Iterable[tuple[object, object]] = self.degrees.items()
-        for slot, degree in given:
-            if not isinstance(slot, Slot) or type(degree) is not int:
-                message = (
-                    f"group {shown(self.group)}: expected integer degrees by `Slot`, got {shown(slot)}: {shown(degree)}"
-                )
-                raise SpecError(message)
-            if not self.kind.is_factor and degree not in {-1, 0, 1}:
-                message = f"{shown(slot)}: expected degree 1 or -1 for maps of kind {self.kind}, got {degree}"
-                raise SpecError(message)
-        degrees = {slot: degree for slot, degree in self.degrees.items() if degree}
-        if not degrees:
-            message = f"group {shown(self.group)}: expected at least one slot with a nonzero degree, got none"
-            raise SpecError(message)
-        object.__setattr__(self, "degrees", FrozenMapping(degrees))
-        object.__setattr__(self, "ones", tuple(sorted(set(self.ones))))
-        object.__setattr__(self, "zeros", tuple(sorted(set(self.zeros))))
-        both = sorted({*self.ones}.intersection(self.zeros))
-        if both:
-            message = f"group {shown(self.group)}: {both} must be one and zero; remove one of the two"
-            raise SpecError(message)
-        if not isinstance(self.pairs, Pairs):
-            raise_wrong_type(self.pairs, "the pairs of a linear symmetry as a member of `Pairs`")
-        if self.pairs is not Pairs.HALVES and self.kind is not Kind.ROTATION:
-            message = f"group {shown(self.group)}: expected pairs of {self.pairs} for rotations only, got {self.kind}"
-            raise SpecError(message)
-
-    @property
-    def required(self) -> Mapping[str, float]:
-        """The tensors that must have one value in all entries, with this value: 1 for ``ones``, 0 for ``zeros``."""
-        return {**dict.fromkeys(self.ones, 1.0), **dict.fromkeys(self.zeros, 0.0)}
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the symmetry as a JSON object: each degree is a list of tensor, dimension, number and degree."""
-        degrees = [[slot.tensor, slot.dim, slot.number, self.degrees[slot]] for slot in sorted(self.degrees)]
-        document = {"group": self.group, "kind": str(self.kind), "degrees": degrees}
-        required = {"ones": self.ones, "zeros": self.zeros}
-        document |= {name: list(tensors) for name, tensors in required.items() if tensors}
-        return document | ({} if self.pairs is Pairs.HALVES else {"pairs": str(self.pairs)})
-
-    @classmethod
-    def from_json(cls, document: object) -> LinearSymmetry:
-        """Return the symmetry written by `as_json`.
-
-        Args:
-            document: The parsed JSON.
-
-        Returns:
-            An equal symmetry.
-
-        Raises:
-            FileFormatError: If the document has another structure.
-            SpecError: If a degree is not allowed.
-        """
-        entry: dict[str, Any] = document if isinstance(document, dict) else {}
-        group, kind = entry.get("group"), entry.get("kind")
-        ones, zeros = entry.get("ones", []), entry.get("zeros", [])
-        rows = entry.get("degrees")
-        kinds = [member for member in Kind if kind == member]
-        pairs = [member for member in Pairs if entry.get("pairs", Pairs.HALVES) == member]
-        fits = isinstance(group, str) and bool(kinds) and entry.keys() <= _FIELDS
-        fits = fits and isinstance(rows, list) and all(map(_is_degree, rows))
-        if not (fits and pairs and _are_names(ones) and _are_names(zeros)):
-            message = (
-                "expected a linear symmetry as an object with `group`, `kind` and `degrees` (lists of tensor, "
-                f"dimension, number and degree), got {shown(document)}"
-            )
-            raise FileFormatError(message)
-        return cls(
-            str(group), kinds[0], {Slot(*row[:3]): row[3] for row in rows or ()}, tuple(ones), tuple(zeros), pairs[0]
-        )
+__all__ = ["Kind", "LinearSymmetry", "Shift", "Slot", "Symmetry"]
 
 
 @final
 @dataclass(frozen=True)
 class Symmetry:
     """The linear part of a specification: the maps that it admits in addition to permutations.
+
+    Flips transform each tensor by itself in centered coordinates only (see `Shift`).
 
     Attributes:
         layout: The groups and the tensors they act on. It can have more groups than the layout of the permutations:
@@ -219,6 +112,19 @@ class Symmetry:
         return Symmetry(self.layout, self.linear + added, self.unpermuted)
 
     @cached_property
+    def shifts(self) -> tuple[Shift, ...]:
+        """The shifts of all flips: they define the centered coordinates, in which flips are signs."""
+        return tuple(dict.fromkeys(shift for item in self.linear for shift in item.shifts))
+
+    @cached_property
+    def centered(self) -> Symmetry:
+        """The symmetry in centered coordinates (see `Shift`): flips are signs, all other maps are the same."""
+        if not self.shifts:
+            return self
+        linear = (replace(item, kind=Kind.SIGN, shifts=()) if item.shifts else item for item in self.linear)
+        return Symmetry(self.layout, tuple(linear), self.unpermuted)
+
+    @cached_property
     def by_tensor(self) -> Mapping[str, tuple[tuple[Slot, int], ...]]:
         """For every tensor with a slot: its slots, each with the index in ``linear`` of the symmetry that has it."""
         found: dict[str, list[tuple[Slot, int]]] = {}
@@ -293,21 +199,11 @@ class Symmetry:
         """
         entry: dict[str, Any] = document if isinstance(document, dict) else {}
         linear, unpermuted = entry.get("linear"), entry.get("unpermuted", [])
-        if not isinstance(linear, list) or not _are_names(unpermuted):
+        if not isinstance(linear, list) or not are_names(unpermuted):
             message = f"expected a symmetry as an object with `layout` and `linear`, got {shown(document)}"
             raise FileFormatError(message)
         items = tuple(LinearSymmetry.from_json(item) for item in linear)
         return cls(Layout.from_json(entry.get("layout", {})), items, frozenset(unpermuted))
-
-
-def _is_degree(row: object) -> bool:
-    """Return whether a value is a list of a tensor, a dimension, the number of an atom and a degree."""
-    return isinstance(row, list) and [type(item) for item in row] == [str, int, int, int]
-
-
-def _are_names(value: object) -> bool:
-    """Return whether a JSON value is a list of texts."""
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def _check_linear(layout: Layout, linear: LinearSymmetry) -> None:
@@ -324,6 +220,7 @@ def _check_linear(layout: Layout, linear: LinearSymmetry) -> None:
             raise SpecError(message)
     for slot in linear.degrees:
         _check_slot(layout, group, slot)
+    check_shifts(layout, group.name, linear.shifts, linear.degrees)
     if linear.kind is Kind.ROTATION and group.size % 2:
         message = (
             f"group {shown(group.name)}: expected an even number of units for rotations of pairs, got {group.size}"
@@ -364,6 +261,9 @@ def _check_slot(layout: Layout, group: Group, slot: Slot) -> None:
 
 def _check_together(linear: Collection[LinearSymmetry]) -> None:
     """Raise if two linear symmetries transform one slot and do not commute."""
+    shifts = dict.fromkeys(shift for item in linear for shift in item.shifts)
+    others = [(item.kind, slot) for item in linear if not item.shifts for slot in item.degrees]
+    check_shifts_together(shifts, others)
     matrices = [(slot, item) for item in linear if not item.kind.is_factor for slot in item.degrees]
     for slot, item in matrices:
         for other in linear:

@@ -30,7 +30,7 @@ def act_linearly(
     """Return a tensor transformed by linear maps, without any permutation.
 
     The result is computed in double precision and rounded to the dtype of the tensor. It is differentiable in the
-    tensor and in the maps.
+    tensor and in the maps. Flips act as signs: on tensors in centered coordinates (see `Shift`).
 
     Args:
         symmetry: The linear symmetries.

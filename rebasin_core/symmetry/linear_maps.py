@@ -13,6 +13,7 @@ from rebasin_core.symmetry.action import act
 from rebasin_core.symmetry.axis import Atom
 from rebasin_core.symmetry.kind import Kind
 from rebasin_core.symmetry.linear_action import act_linearly
+from rebasin_core.symmetry.shifts import require_weights, shift_values
 from rebasin_core.symmetry.slots import contains_permutations
 from rebasin_core.symmetry.unit_map import UnitMap, identity_like
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from rebasin_core.symmetry.kind import Slot
+    from rebasin_core.symmetry.kind import Shift, Slot
     from rebasin_core.symmetry.linear import LinearSymmetry, Symmetry
     from rebasin_core.symmetry.permutation import Permutation
 
@@ -70,8 +71,45 @@ class LinearMaps:
         slots = self.symmetry.by_tensor.get(name, ())
         return tuple((slot, self.symmetry.linear[k]) for slot, k in slots if self.maps[k] is not None)
 
+    def shifts_of(self, name: str) -> tuple[Shift, ...]:
+        """Return the shifts of a bias, if flips other than the identity act.
+
+        Args:
+            name: Name of a tensor in the layout.
+
+        Returns:
+            The shifts; empty for other tensors.
+        """
+        own = tuple(shift for shift in self.symmetry.shifts if shift.bias == name)
+        return own if own and any(linear.shifts for linear in self.acting()) else ()
+
+    def moves(self, name: str) -> bool:
+        """Return whether a map other than the identity transforms a tensor.
+
+        Args:
+            name: Name of a tensor in the layout.
+
+        Returns:
+            Whether it acts on a slot of the tensor, or shifts it.
+        """
+        return bool(self.acting_on(name) or self.shifts_of(name))
+
+    def within(self, symmetry: Symmetry) -> LinearMaps:
+        """Return the maps of a symmetry that has the same ones in other coordinates.
+
+        Args:
+            symmetry: A symmetry with flips instead of signs, or the reverse, in the same order.
+
+        Returns:
+            The maps.
+        """
+        pairs = zip(symmetry.linear, self.maps, strict=True)
+        return LinearMaps(
+            symmetry, [None if item is None else UnitMap(linear.kind, item.value) for linear, item in pairs]
+        )
+
     def act(self, name: str, tensor: Tensor, *, dims: Sequence[int] | None = None) -> Tensor:
-        """Return a transformed tensor; see `act_linearly`.
+        """Return a transformed tensor, in centered coordinates if it is a bias that flips shift; see `act_linearly`.
 
         Args:
             name: Name of a tensor in the layout. It may be one of a stack, if the maps do not depend on the groups of
@@ -98,6 +136,30 @@ class LinearMaps:
             own = range(len(layout.axes[key]) - count) if dims is None else dims
             dims = [count + index for index in own]
         return act_linearly(self.symmetry, self.maps, key, tensor, dims=dims)
+
+    def act_among(self, name: str, tensor: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Return a transformed tensor of a network, or deviations from one.
+
+        Args:
+            name: Name of a tensor in the layout.
+            tensor: ``[*lead, *s]``.
+            tensors: All tensors by their names in the layout; for biases that flips shift, the weights are used.
+
+        Returns:
+            The transformed tensor; the same object if no map acts on it.
+
+        Raises:
+            InvalidInputError: If a map acts on an integer tensor, or the weight of a bias that flips shift is missing.
+        """
+        shifts = self.shifts_of(name)
+        if not shifts:
+            return self.act(name, tensor)
+        require_weights(shifts, tensors)
+        weights = {shift.weight: tensors[shift.weight].to(tensor.device) for shift in shifts}
+        moved = {weight: self.act(weight, value) for weight, value in weights.items()}
+        before = shift_values(self.symmetry.layout, shifts, weights)[name]
+        after = shift_values(self.symmetry.layout, shifts, moved)[name]
+        return (self.act(name, tensor.to(before.dtype) + before) - after).to(tensor.dtype)
 
     def require_values(self, tensors: Mapping[str, Tensor]) -> None:
         """Raise if a tensor that must be one, or zero, for a map is not.

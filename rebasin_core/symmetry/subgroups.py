@@ -29,6 +29,7 @@ _CONTAINED: Final[Mapping[Kind, tuple[Kind, ...]]] = {
     Kind.ROTATION: (Kind.ROTATION,),
     Kind.POSITIVE: (Kind.POSITIVE,),
     Kind.SIGN: (Kind.SIGN,),
+    Kind.FLIP: (Kind.FLIP,),
 }
 
 

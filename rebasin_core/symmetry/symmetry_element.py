@@ -37,9 +37,9 @@ _ROUNDING = 1e-8
 class SymmetryElement(GroupElement):
     r"""An element of the whole symmetry group of a network: linear maps of units, followed by a permutation.
 
-    Maps are stored and applied in double precision. The composition of $(g_1, p_1)$ and $(g_2, p_2)$ is
-    $(p_1^{-1} g_2\, p_1\, g_1,\; p_1 p_2)$ with $p_1$ applied first, since $p_2 g_2 p_1 g_1 = p_2 p_1 (p_1^{-1} g_2
-    p_1) g_1$ as operators.
+    Maps are stored and applied in double precision, flips as signs in centered coordinates (see `Shift`). The
+    composition of $(g_1, p_1)$ and $(g_2, p_2)$ is $(p_1^{-1} g_2\, p_1\, g_1,\; p_1 p_2)$ with $p_1$ applied first,
+    since $p_2 g_2 p_1 g_1 = p_2 p_1 (p_1^{-1} g_2 p_1) g_1$ as operators.
 
     Args:
         symmetry: The linear symmetries, and the groups and tensors they act on.
@@ -210,7 +210,11 @@ class SymmetryElement(GroupElement):
 
     @override
     def _act(self, name: str, tensor: Tensor) -> Tensor:
-        mapped = self._linear_maps.act(name, tensor)
+        return self._act_among(name, tensor, {name: tensor})
+
+    @override
+    def _act_among(self, name: str, tensor: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+        mapped = self._linear_maps.act_among(name, tensor, tensors)
         permuted = act_on_tensor(self._permutation, name, mapped)
         return permuted.clone() if permuted.data_ptr() == tensor.data_ptr() else permuted
 
@@ -293,6 +297,27 @@ class SymmetryElement(GroupElement):
             kinds = [str(linear.kind) for linear in self._linear_maps.acting() if linear.group == group]
             parts.append(f"{group}: {' and '.join([*kinds, 'permutation'])} at {distance:.3g}")
         return f"SymmetryElement(distances from the identity: {', '.join(parts) or 'no groups'})"
+
+
+def recentered(element: SymmetryElement, symmetry: Symmetry) -> SymmetryElement:
+    """Return the element with the same maps and permutation in other coordinates: with flips for signs, or the reverse.
+
+    Args:
+        element: The element.
+        symmetry: The symmetry of the result, with the same `Symmetry.centered` as that of the element.
+
+    Returns:
+        The element. If that of flips maps a network to another one, that of signs maps its centered coordinates (see
+        `Shift`) to those of the other one.
+
+    Raises:
+        InvalidInputError: If the two symmetries differ in centered coordinates.
+    """
+    own, given = element.symmetry.centered.fingerprint, symmetry.centered.fingerprint
+    if own != given:
+        message = f"expected a symmetry that is {own} in centered coordinates, got {given}"
+        raise InvalidInputError(message)
+    return SymmetryElement.from_linear_maps(element.linear_maps.within(symmetry), element.permutation)
 
 
 def load_element(path: Path | str, layout: Layout | None = None) -> GroupElement:

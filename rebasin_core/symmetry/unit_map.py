@@ -46,7 +46,7 @@ class UnitMap:
     def contragredient(self) -> Tensor:
         """The map of a slot of degree -1, which preserves inner products with a slot of degree 1: $g^{-T}$."""
         match self.kind:
-            case Kind.SIGN | Kind.POSITIVE | Kind.NONZERO:
+            case Kind.SIGN | Kind.FLIP | Kind.POSITIVE | Kind.NONZERO:
                 return self.value.reciprocal()
             case Kind.ROTATION:
                 return self.value / self.value.square().sum(-1, keepdim=True)
@@ -73,7 +73,7 @@ class UnitMap:
     def inverse(self) -> UnitMap:
         """Return the inverse map."""
         match self.kind:
-            case Kind.SIGN | Kind.POSITIVE | Kind.NONZERO:
+            case Kind.SIGN | Kind.FLIP | Kind.POSITIVE | Kind.NONZERO:
                 return UnitMap(self.kind, self.contragredient)
             case Kind.ROTATION:
                 return UnitMap(self.kind, self.contragredient * self.value.new_tensor([1.0, -1.0]))
@@ -180,7 +180,7 @@ def checked_map(kind: Kind, value: Tensor, shape: tuple[int, ...], where: str) -
         message = f"{where}: expected finite entries, got NaN or infinity"
         raise InvalidInputError(message)
     match kind:
-        case Kind.SIGN:
+        case Kind.SIGN | Kind.FLIP:
             _require(bool((given.abs() == 1).all()), where, "factors 1 or -1", given)
         case Kind.POSITIVE:
             _require(bool((given > 0).all()), where, "positive factors", given)
@@ -273,7 +273,7 @@ def random_map(kind: Kind, shape: tuple[int, ...], *, log_stddev: float, generat
 
     if kind.is_factor:
         signs = 1.0 if kind is Kind.POSITIVE else torch.where(normal(*shape) < 0, -1.0, 1.0).double()
-        return signs * (log_stddev * normal(*shape) * (kind is not Kind.SIGN)).exp()
+        return signs * (log_stddev * normal(*shape) * (not kind.is_sign)).exp()
     match kind:
         case Kind.ROTATION:
             direction = normal(*shape)

@@ -21,6 +21,7 @@ from rebasin_core.testing import (  # ruff: ignore[unused-import] - their import
     checkpoint_laws,
     data_laws,
     executor_laws,
+    flip_laws,
     inference_laws,
     likelihood_laws,
     linear_laws,

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
     from rebasin_core.posteriors.base import Posterior
 
+# Flips have laws of their own: they do not transform each tensor by itself.
+_KINDS = tuple(kind for kind in Kind if kind is not Kind.FLIP)
+
 
 def linear_element(posterior: Posterior, kind: Kind, seed: int = 0) -> SymmetryElement:
     """Return a random element with maps of one kind for all axes of equal length, which is valid for any posterior.
@@ -119,7 +122,7 @@ def transformed_by_hand(element: SymmetryElement, tensors: Mapping[str, Tensor])
 
 def _closed(posterior: Posterior, seed: int = 0) -> Iterator[tuple[SymmetryElement, Posterior]]:
     """Yield an element of every kind under which a posterior is closed, and the transformed posterior."""
-    for kind in Kind:
+    for kind in _KINDS:
         element = linear_element(posterior, kind, seed)
         try:
             transformed = posterior.transform(element)
@@ -133,7 +136,7 @@ def closed_or_rejected(example: object, folder: Path) -> None:
     """Maps of each kind give a posterior of the same kind, or an error that names representation, group and kind."""
     del folder
     posterior = cast("Posterior", example)
-    for kind in Kind:
+    for kind in _KINDS:
         element = linear_element(posterior, kind)
         if not element.linear_maps.acting():
             continue

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from torch import nn
 
 import rebasin_core as rc
 from rebasin_core.analysis import canonical_form
@@ -19,7 +20,7 @@ from tests.specs.kinds.test_larger import CASES
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
 
 def of_cases(name: str) -> tuple[nn.Module, Tensor]:
@@ -70,6 +71,19 @@ def test_equivalent_rotary_attentions_have_the_same_form(form: str) -> None:
 def test_equivalent_transformers_have_the_same_form(name: str) -> None:
     given = example(name)
     require_law(given.model, given.inputs, given.spec, given.spec.folded_symmetry, 0)
+
+
+def test_equivalent_logistic_networks_have_the_same_form() -> None:
+    model = nn.Sequential(nn.Linear(3, 5), nn.Sigmoid(), nn.Linear(5, 4), nn.Sigmoid(), nn.Linear(4, 2)).double()
+    inputs = torch.randn(4, 3, dtype=torch.float64)
+    spec = rc.trace_spec(model, inputs)
+    for seed in range(3):
+        require_law(model, inputs, spec, spec.symmetry, seed)
+    values = random_values(model, spec.symmetry, torch.Generator().manual_seed(0))
+    form = canonical_form(values, spec, spec.symmetry)
+    assert bool((form.tensors["0.bias"] > 0).all())
+    # In centered coordinates, biases after the first layer contain half of the weights before them.
+    assert bool((form.tensors["2.bias"] + form.tensors["2.weight"].sum(1) / 2 > 0).all())
 
 
 def test_networks_that_are_not_equivalent_have_different_forms() -> None:

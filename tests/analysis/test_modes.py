@@ -24,8 +24,9 @@ def mlp(activation: type[nn.Module], *widths: int) -> rc.PermutationSpec:
     return rc.trace_spec(nn.Sequential(*layers[:-1]), torch.randn(3, 2))
 
 
-def test_modes_of_tanh_networks() -> None:
-    found = count_modes(mlp(nn.Tanh, 3, 4))
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.Sigmoid])
+def test_modes_of_networks_with_signs_or_flips(activation: type[nn.Module]) -> None:
+    found = count_modes(mlp(activation, 3, 4))
     assert 10**found.log10_total == pytest.approx(2**3 * 6 * 2**4 * 24)
     assert 10**found.log10_signs == pytest.approx(2**7)
     assert found.dimension == 0

@@ -168,13 +168,14 @@ def test_alignment_reduces_rhat_of_permuted_chains_to_one() -> None:
 
 
 @pytest.mark.parametrize("reference", [None, 0])
-@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("activation", ["tanh", "relu", "sigmoid"])
 def test_alignment_modulo_the_whole_group_reduces_rhat_of_equivalent_chains_to_one(
     activation: str, reference: int | None
 ) -> None:
     pytest.importorskip("arviz_stats", reason="ArviZ is not installed")
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 6), {"tanh": nn.Tanh(), "relu": nn.ReLU()}[activation], nn.Linear(6, 2)).double()
+    unit = {"tanh": nn.Tanh(), "relu": nn.ReLU(), "sigmoid": nn.Sigmoid()}[activation]
+    model = nn.Sequential(nn.Linear(4, 6), unit, nn.Linear(6, 2)).double()
     spec = rc.trace_spec(model, torch.randn(3, 4, dtype=torch.float64))
     generator = torch.Generator().manual_seed(5)
     elements = [rc.SymmetryElement.random(spec.symmetry, generator=generator) for _ in range(4)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -20,10 +20,20 @@ INPUTS = torch.randn(24, 5, generator=torch.Generator().manual_seed(3)).double()
 
 
 class Network(nn.Sequential):
-    """Tanh: signs and permutations of the hidden units."""
+    """Signs and permutations of the hidden units; flips for logistic ones."""
+
+    unit: ClassVar[type[nn.Module]] = nn.Tanh
 
     def __init__(self) -> None:
-        super().__init__(nn.Linear(5, 12), nn.Tanh(), nn.Linear(12, 4))
+        super().__init__(nn.Linear(5, 12), self.unit(), nn.Linear(12, 4))
+
+
+pytestmark = pytest.mark.usefixtures("_unit")
+
+
+@pytest.fixture(params=[nn.Tanh, nn.Sigmoid])
+def _unit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Network, "unit", request.param)
 
 
 def network(seed: int = 0) -> nn.Module:

@@ -69,7 +69,7 @@ def test_without_linear_maps_the_result_is_that_of_the_matcher() -> None:
     assert found.element is None
 
 
-@pytest.mark.parametrize("kind", [kind for kind in Kind if kind is not Kind.SIGN])
+@pytest.mark.parametrize("kind", [kind for kind in Kind if not kind.is_sign])
 def test_exponentials_are_maps_of_their_kind(kind: Kind) -> None:
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(2, *kind.map_shape(4), dtype=torch.float64, generator=generator)

@@ -112,7 +112,7 @@ def test_groups_with_rotations_are_not_permuted() -> None:
     ("kinds", "message"),
     [
         ({"c": "positive"}, "`kinds` names the group 'c'; "),
-        ({"a": "scale"}, "`kinds` of group 'a': kind: .*got 'scale'; expected one of the kinds sign, positive"),
+        ({"a": "scale"}, "`kinds` of group 'a': kind: .*got 'scale'; expected one of the kinds sign, flip, positive"),
         ({"a": {"kind": "sign", "produce": ["0.*"]}}, "`kinds` of group 'a': produce: Extra inputs are not permitted"),
         ({"a": 3}, "`kinds` of group 'a': the family: .*got 3"),
         ({"a": {"kind": "sign", "produces": ["1.*"]}}, "`produces` of group 'a': no axis of the group matches; "),

@@ -258,9 +258,11 @@ def permuted_tensor(
     tensor = tensors[name].to(device)
     if name not in layout.axes:
         return tensor
-    if isinstance(element, SymmetryElement) and element.linear_maps.acting_on(name):
+    if isinstance(element, SymmetryElement) and element.linear_maps.moves(name):
         wide = tensor if dtype is None else tensor.to(torch.promote_types(tensor.dtype, dtype))
-        return element.apply_to_deviations({name: wide})[name]
+        weights = {shift.weight for shift in element.linear_maps.shifts_of(name)}
+        others = {weight: tensors[weight].to(device) for weight in sorted(weights)}
+        return element.apply_to_deviations({**others, name: wide})[name]
     return act(layout, element.permutation.indices, indexable(tensor), layout.axes[name]).view(tensor.dtype)
 
 

@@ -17,7 +17,9 @@ import torch
 from rebasin_core.bilinear.maps.cell_pairs import cell_pairs
 from rebasin_core.errors import ConvergenceWarning
 from rebasin_core.symmetry.kind import Kind
+from rebasin_core.symmetry.linear import LinearSymmetry, Symmetry
 from rebasin_core.symmetry.permutation import Permutation
+from rebasin_core.symmetry.shifts import shift_values
 from rebasin_core.symmetry.symmetry_element import SymmetryElement
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rebasin_core.bilinear.terms import Channels
-    from rebasin_core.symmetry.linear import LinearSymmetry, Symmetry
+    from rebasin_core.symmetry.kind import Slot
 
 _UNBOUNDED = {Kind.POSITIVE, Kind.NONZERO, Kind.ROTATION, Kind.INVERTIBLE}
 _MAX_SWEEPS = 200
@@ -78,6 +80,49 @@ def balanced(symmetry: Symmetry, channels: Channels) -> tuple[Channels, Symmetry
         )
         warnings.warn(message, ConvergenceWarning, stacklevel=2)
     return current, total
+
+
+def centered(symmetry: Symmetry, channels: Channels) -> Channels:
+    r"""Return a network in centered coordinates, in which flips are signs (see `Shift`), on a common scale.
+
+    Units $\tfrac c2 + o(u)$ are replaced by $\tfrac2c o(v / \kappa)$ with $\kappa = \lvert o'(0) \rvert \tfrac2c$, a
+    function with slope 1 and the values of tanh for large arguments: weights that produce them are multiplied by
+    $\kappa$, weights that consume them by $\tfrac c2$. Flips and permutations do not change these factors.
+
+    Args:
+        symmetry: The linear symmetries.
+        channels: ``[C, *s]`` for every parameter; one channel for parameters that flips transform.
+
+    Returns:
+        The channels in float64.
+    """
+    if not symmetry.shifts:
+        return channels
+    added = shift_values(symmetry.layout, symmetry.shifts, channels)
+    found = {name: tensor.double() + added.get(name, 0.0) for name, tensor in channels.items()}
+    factors = _common_scale(symmetry)
+    groups = {slot: linear.group for linear in symmetry.linear for slot in linear.degrees}
+    scaled = tuple(LinearSymmetry(groups[slot], Kind.POSITIVE, {slot: 1}) for slot in factors)
+    scales = Symmetry(symmetry.layout, scaled, symmetry.unpermuted)
+    maps = [
+        torch.full(scales.map_shape(linear), factors[slot]).double() for linear in scaled for slot in linear.degrees
+    ]
+    step = mapping(scales, dict(enumerate(maps)))
+    return {**found, **step.apply({name: tensor for name, tensor in found.items() if name in scales.by_tensor})}
+
+
+def _common_scale(symmetry: Symmetry) -> dict[Slot, float]:
+    """Return the factor of every slot of units that flip."""
+    factors: dict[Slot, float] = {}
+    flips = [linear for linear in symmetry.linear if linear.shifts]
+    for linear in flips:
+        for shift in linear.shifts:
+            consumed = [slot for slot in linear.degrees if slot.tensor == shift.weight and slot.dim != shift.dim]
+            factors |= dict.fromkeys(consumed, abs(shift.constant) / 2)
+    for linear in flips:
+        slope = abs(2 * linear.shifts[0].slope / linear.shifts[0].constant)
+        factors |= {slot: slope for slot in linear.degrees if slot not in factors}
+    return factors
 
 
 def mapping(symmetry: Symmetry, maps: Mapping[int, Tensor]) -> SymmetryElement:

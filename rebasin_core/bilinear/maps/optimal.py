@@ -46,7 +46,7 @@ def best_map(kind: Kind, similarity: Tensor, *, pairs: Pairs = Pairs.HALVES) -> 
             return _polar_factor_fixing_ones(similarity)
         case Kind.ROTATION:
             return _angles(similarity, pairs)
-        case Kind.SIGN | Kind.NONZERO:
+        case Kind.SIGN | Kind.FLIP | Kind.NONZERO:
             diagonal = similarity.diagonal(dim1=-2, dim2=-1)
             return torch.where(diagonal < 0, -1.0, 1.0).to(similarity.dtype)
         case Kind.POSITIVE:
@@ -73,7 +73,7 @@ def best_value(kind: Kind, similarity: Tensor, *, pairs: Pairs = Pairs.HALVES) -
             return _nuclear_norm(inner) + mean
         case Kind.ROTATION:
             return _complex(similarity, pairs).abs().sum(-1)
-        case Kind.SIGN | Kind.NONZERO:
+        case Kind.SIGN | Kind.FLIP | Kind.NONZERO:
             return similarity.diagonal(dim1=-2, dim2=-1).abs().sum(-1)
         case Kind.POSITIVE:
             return similarity.diagonal(dim1=-2, dim2=-1).sum(-1)

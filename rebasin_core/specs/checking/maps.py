@@ -12,7 +12,7 @@ import torch
 from rebasin_core.errors import SpecError
 from rebasin_core.specs.checking.map_draws import drawn_maps, unconditional
 from rebasin_core.specs.checking.point import Point
-from rebasin_core.symmetry.linear import Kind, LinearSymmetry, Symmetry
+from rebasin_core.symmetry.linear import LinearSymmetry, Symmetry
 from rebasin_core.symmetry.permutation import Permutation
 from rebasin_core.symmetry.slots import slots_of
 from rebasin_core.symmetry.subgroups import contained_kinds, restricted_to
@@ -157,7 +157,10 @@ class _Maps:
     def suggestion(self, linear: LinearSymmetry, limit: float, generator: torch.Generator) -> str:
         """Return a correction of a family that changes the outputs."""
         for hint, other in islice(self._candidates(linear), _RUNS):
-            symmetry = Symmetry(self._layout, (other,), self._unpermuted)
+            try:
+                symmetry = Symmetry(self._layout, (other,), self._unpermuted)
+            except SpecError:  # such as flips of units that no shift sums over
+                continue
             if self._error((other,), drawn_maps(symmetry, generator)) <= limit:
                 return hint
         return "no smaller kind and no other degree of one slot preserves the function; remove it"
@@ -168,7 +171,7 @@ class _Maps:
         for kind in contained_kinds(linear.kind)[1:]:
             for other in restricted_to(whole, {kind}).linear:
                 yield f"expected the kind {kind}", other
-        choices = (0, 1) if linear.kind is Kind.SIGN else (1, -1, 0, 2, -2) if linear.kind.is_factor else (1, -1, 0)
+        choices = (0, 1) if linear.kind.is_sign else (1, -1, 0, 2, -2) if linear.kind.is_factor else (1, -1, 0)
         for slot in slots_of(self._layout, linear.group):
             for degree in choices:
                 degrees = {**linear.degrees, slot: degree}

@@ -12,8 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, final
 
 from rebasin_core.specs.kinds.degree import Degree
-from rebasin_core.specs.kinds.statement import Equation, Seen
-from rebasin_core.specs.operators.default import sight_of
+from rebasin_core.specs.kinds.statement import Equation, Seen, seen_by
 from rebasin_core.specs.unification.constraints import Constraints, factor_atomic
 from rebasin_core.specs.unification.nesting import cells
 from rebasin_core.specs.unification.relation import Relation, Sight
@@ -30,12 +29,13 @@ from rebasin_core.specs.unification.terms import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from rebasin_core.specs.kinds.statement import Centering
     from rebasin_core.specs.operators.base import Sights
     from rebasin_core.specs.operators.call import Call
     from rebasin_core.specs.unification.constraints import Part, PartPath
     from rebasin_core.specs.unification.induced import InducedAxis
     from rebasin_core.specs.unification.terms import AxisTerm, AxisTerms, Factor
-    from rebasin_core.symmetry.linear import Slot
+    from rebasin_core.symmetry.linear import Shift, Slot
 
 _SCALED = "units are multiplied by a vector"
 _SPLIT = Reason("split", "an axis", "its units are used differently")
@@ -216,26 +216,32 @@ class DegreeConstraints:
         """
         return self._axes.restrict(term, path)
 
-    def conclude(self, call: Call, results: list[AxisTerms]) -> list[AxisTerms]:
+    def conclude(self, call: Call, results: list[AxisTerms], centering: Centering | None = None) -> list[AxisTerms]:
         """Record how an operator sees the axes that it keeps, after its rule was applied.
 
         Args:
             call: The call.
             results: The axes of its outputs.
+            centering: The layers after the units, if the operator is an odd function plus a constant.
 
         Returns:
             The axes of its outputs; axes of absolute values are new.
         """
-        sight = self._sight_of(call, results)
+        sight, reason = seen_by(call, self._sights, centering)
+        if call.operator.endswith("_") and sight in {Sight.LINEAR, Sight.EVEN}:
+            before = [variable for term in call.first for variable in self._variables(term)]
+            after = [variable for terms in results for term in terms for variable in self._variables(term)]
+            sight = sight if before == after and sight is Sight.LINEAR else Sight.ANY
         if sight is Sight.COPY:
             return results
         results = [tuple(map(without_zeros, terms)) for terms in results]  # such as the mean of a normalization
         if sight is Sight.LINEAR:
             return results
-        reason = call.because(f"units are seen by {call.operator.removeprefix('aten.')}")
+        shifts = centering.shifts if centering is not None and sight is Sight.CENTERED else ()
         terms = [term for terms in (*results, *(call.tensors if sight is Sight.ANY else ())) for term in terms]
         for variable in {variable for term in terms for variable in self._variables(term)}:
-            self._use(self._degrees[variable], Sight.HOMOGENEOUS if sight is Sight.POSITIVITY else sight, reason)
+            seen_as = Sight.HOMOGENEOUS if sight is Sight.POSITIVITY else sight
+            self._use(self._degrees[variable], seen_as, reason, shifts=shifts)
         if sight in {Sight.EVEN, Sight.POSITIVITY}:
             is_scaled = sight is Sight.EVEN
             return [tuple(self._without_sign(term, is_scaled=is_scaled) for term in terms) for terms in results]
@@ -246,14 +252,6 @@ class DegreeConstraints:
         for variable, degree in self._degrees.items():
             if variable.parts or variable.binding is not None:
                 yield degree
-
-    def _sight_of(self, call: Call, results: list[AxisTerms]) -> Sight:
-        sight = sight_of(call, self._sights)
-        if call.operator.endswith("_") and sight in {Sight.LINEAR, Sight.EVEN}:
-            before = [variable for term in call.first for variable in self._variables(term)]
-            after = [variable for terms in results for term in terms for variable in self._variables(term)]
-            return sight if before == after and sight is Sight.LINEAR else Sight.ANY
-        return sight
 
     def stacked(self, new: Variable, factors: Sequence[Factor]) -> Factor:
         """Return the axis of a stacked tensor, from that of each part.
@@ -272,10 +270,12 @@ class DegreeConstraints:
             self._axes.restrictions[found, new, index] = (factor,)
         return found
 
-    def _use(self, degree: Degree, sight: Sight, reason: Reason, scale: Slot | None = None) -> None:
+    def _use(
+        self, degree: Degree, sight: Sight, reason: Reason, scale: Slot | None = None, shifts: Sequence[Shift] = ()
+    ) -> None:
         if degree.square_of is not None:
             self.seen.append(Seen(degree.square_of, Sight.DIAGONAL, reason))
-        self.seen.append(Seen(degree, sight, reason, scale))
+        self.seen.append(Seen(degree, sight, reason, scale, shifts=tuple(shifts)))
 
     def _variables(self, term: AxisTerm, above: frozenset[Variable] = frozenset()) -> Iterator[Variable]:
         """Yield the variables with degrees in a term, whose parts may contain the variables above it again."""

@@ -86,6 +86,7 @@ def extended_symmetry(
             tuple(dict.fromkeys(slot.tensor for slot in family.ones)),
             tuple(dict.fromkeys(slot.tensor for slot in family.zeros)),
             family.pairs,
+            family.shifts,
         )
         for name, own in families.items()
         for family in own

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from rebasin_core.specs.kinds.degree import Degree
     from rebasin_core.specs.kinds.statement import Equation, Seen
     from rebasin_core.specs.unification.terms import Reason
-    from rebasin_core.symmetry.linear import Slot
+    from rebasin_core.symmetry.linear import Shift, Slot
 
-_NOT_SCALED = {Sight.ANY, Sight.ODD, Sight.NORM, Sight.SUM}
+_NOT_SCALED = {Sight.ANY, Sight.ODD, Sight.CENTERED, Sight.NORM, Sight.SUM}
 _NOT_SIGNED = {Sight.ANY, Sight.HOMOGENEOUS, Sight.SUM}
-_NOT_MIXED = {Sight.ANY, Sight.HOMOGENEOUS, Sight.ODD, Sight.EVEN}
+_NOT_MIXED = {Sight.ANY, Sight.HOMOGENEOUS, Sight.ODD, Sight.CENTERED, Sight.EVEN}
 
 
 @final
@@ -36,6 +36,7 @@ class Family:
         ones: Slots of scales that must be one.
         zeros: Slots of parameters that must be zero: scales are one plus these parameters.
         pairs: The units that are a pair, for rotations.
+        shifts: For flips, the layers after the units.
     """
 
     kind: Kind
@@ -43,6 +44,7 @@ class Family:
     ones: tuple[Slot, ...] = ()
     zeros: tuple[Slot, ...] = ()
     pairs: Pairs = Pairs.HALVES
+    shifts: tuple[Shift, ...] = ()
 
     @property
     def scales(self) -> tuple[Slot, ...]:
@@ -85,14 +87,20 @@ class GroupEvidence:
         both: list[frozenset[Slot]] = []
         for degrees in scales:
             odd = frozenset(slot for slot, degree in degrees.items() if degree % 2)
-            admits = bool(odd) and not independent_of([odd], flips)
+            admits = bool(odd) and not independent_of([odd], flips) and not self._shifts(odd)
             found.append(Family(Kind.NONZERO if admits else Kind.POSITIVE, _oriented(degrees)))
             both += [odd] if admits else []
-        found += [
-            Family(Kind.SIGN, FrozenMapping(dict.fromkeys((slot for slot in self.slots if slot in flip), 1)))
-            for flip in independent_of(flips, both)
-        ]
+        for flip in independent_of(flips, both):
+            shifts = self._shifts(flip)
+            of_flip = FrozenMapping(dict.fromkeys((slot for slot in self.slots if slot in flip), 1))
+            found.append(Family(Kind.FLIP if shifts else Kind.SIGN, of_flip, shifts=shifts))
         return found
+
+    def _shifts(self, flip: frozenset[Slot]) -> tuple[Shift, ...]:
+        """Return the layers whose biases are shifted if the signs of some slots change."""
+        return tuple(
+            dict.fromkeys(shift for one in self.seen if len(one.degree.sign & flip) % 2 for shift in one.shifts)
+        )
 
     def maps(self) -> Family | None:
         """Return the family of maps that mix units; None if there is none."""
@@ -134,7 +142,7 @@ class GroupEvidence:
         excluding: list[set[Sight]] = [{Sight.SUM}, {Sight.NORM}] if mixing else [{Sight.ANY}]
         if not mixing:
             excluding = [{Sight.HOMOGENEOUS}, _NOT_SIGNED] if Kind.POSITIVE in kinds else excluding
-            excluding += [{Sight.ODD}, _NOT_SCALED]
+            excluding += [{Sight.ODD, Sight.CENTERED}, _NOT_SCALED]
         found = [*map(self._first, [*excluding, set(Sight)]), *(one.reason for one in self.seen if one.is_offset)]
         return next((reason for reason in found if reason is not None), None)
 
@@ -152,7 +160,7 @@ class GroupEvidence:
             The operator that sees the units of the slot, possibly through another tensor whose units are tied to them;
             None if it admits scales.
         """
-        if any(slot in family.degrees for family in self.scalings() if family.kind is not Kind.SIGN):
+        if any(slot in family.degrees for family in self.scalings() if not family.kind.is_sign):
             return None
         fixed = self._fixed_slots()
         if slot not in fixed:

@@ -43,10 +43,13 @@ class OperatorRules(ABC):
         sights: How operators see the units of the axes that they keep, by the same names. An operator that is not in it
             admits permutations only, no scales, signs or other linear maps. If it is ``LINEAR``, the rule must state
             with `Call.relate`, `Call.contract` and `Call.see` how the axes of several tensors are combined.
+        constants: For operators with the sight ``CENTERED``, by the same names, the constant $c$ with
+            $f(-u) = c - f(u)$, and the slope $f'(0)$: 1 and 1/4 for the logistic sigmoid.
         exempt_laws: Names of laws that the conformance kit skips, with reasons.
     """
 
     name: ClassVar[str]
     rules: ClassVar[Rules]
     sights: ClassVar[Sights] = {}
+    constants: ClassVar[Mapping[str, tuple[float, float]]] = {}
     exempt_laws: ClassVar[Mapping[str, str]] = {}

@@ -51,6 +51,24 @@ def sights_of(rules: Rules) -> Sights:
     }
 
 
+def constants_of(rules: Rules) -> dict[str, tuple[float, float]]:
+    """Return the constants $c$ of operators with $f(-u) = c - f(u)$.
+
+    Args:
+        rules: Rules by operator name.
+
+    Returns:
+        The constants and slopes $f'(0)$ that all families state, without operators that have another rule here than in
+        their family.
+    """
+    return {
+        name: constant
+        for family in _families(OperatorRules)
+        for name, constant in family.constants.items()
+        if rules.get(name) is family.rules.get(name)
+    }
+
+
 def sight_of(call: Call, sights: Sights) -> Sight:
     """Return how the operator of a call sees the units of the axes that it keeps.
 

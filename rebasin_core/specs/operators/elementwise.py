@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, final
+import math
+from typing import TYPE_CHECKING, ClassVar, final
 
 from rebasin_core.specs.operators import piecewise
 from rebasin_core.specs.operators.base import OperatorRules
@@ -10,6 +11,8 @@ from rebasin_core.specs.unification.relation import Relation, Sight
 from rebasin_core.specs.unification.terms import length, uniform
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rebasin_core.specs.operators.base import Result, Rule, Sights
     from rebasin_core.specs.operators.call import Call
 
@@ -159,7 +162,7 @@ _ELEMENTWISE = (
     "hardswish", "special_ndtr", "isclose", "fill", "log_sigmoid", "copy", "masked_fill_", "zero_",
     "threshold_", "isnan", "isinf", "isfinite", "floor_divide",
     "not_equal", "greater", "less", "greater_equal", "less_equal", "arccos", "arcsin", "arctan", "arctan2",
-    "special_expit", "special_logit", "special_erf", "__and__", "__or__", "__xor__", "__lshift__",
+    "special_expit", "special_logit", "special_erf", "special_erfc", "__and__", "__or__", "__xor__", "__lshift__",
     "__rshift__", "absolute", "negative", "fix", "polar", "complex", "mish_", "gelu_", "isreal",
     "special_log1p", "special_expm1",
 )  # fmt: skip
@@ -184,6 +187,14 @@ _ODD = (
     "sgn", "tanhshrink", "softshrink", "hardshrink", "erfinv", "atanh", "arctanh", "trunc", "fix", "round",
 )  # fmt: skip
 _EVEN = ("abs", "absolute")
+# The constants c of functions with f(-u) = c - f(u), and their slopes at 0.
+_CONSTANTS = {
+    **dict.fromkeys(("sigmoid", "special_expit"), (1.0, 1 / 4)),
+    "hardsigmoid": (1.0, 1 / 6),
+    "special_ndtr": (1.0, 1 / math.sqrt(2 * math.pi)),
+    **dict.fromkeys(("erfc", "special_erfc"), (2.0, -2 / math.sqrt(math.pi))),
+    **dict.fromkeys(("acos", "arccos"), (math.pi, -1.0)),
+}
 
 SIGHTS: Sights = {
     **{f"aten.{name}": Sight.LINEAR for name in _LINEAR},
@@ -191,6 +202,7 @@ SIGHTS: Sights = {
     **{f"aten.{name}": Sight.HOMOGENEOUS for name in _HOMOGENEOUS},
     **{f"aten.{name}": Sight.ODD for name in _ODD},
     **{f"aten.{name}": Sight.EVEN for name in _EVEN},
+    **{f"aten.{name}": Sight.CENTERED for name in _CONSTANTS},
     **piecewise.SIGHTS,
 }
 
@@ -215,3 +227,6 @@ class ElementwiseRules(OperatorRules):
     name = "elementwise"
     rules = RULES
     sights = SIGHTS
+    constants: ClassVar[Mapping[str, tuple[float, float]]] = {
+        f"aten.{name}": value for name, value in _CONSTANTS.items()
+    }

@@ -102,6 +102,19 @@ def _transposed(arguments: dict[str, object], dim: int, before: tuple[int, ...],
     return {first: second, second: first}.get(dim, dim)
 
 
+def _reversed(arguments: dict[str, object], dim: int, before: tuple[int, ...], after: tuple[int, ...]) -> int:
+    del arguments, after
+    return len(before) - 1 - dim
+
+
+def _with_last_two_exchanged(
+    arguments: dict[str, object], dim: int, before: tuple[int, ...], after: tuple[int, ...]
+) -> int:
+    del arguments, after
+    last = len(before) - 1
+    return {last - 1: last, last: last - 1}.get(dim, dim)
+
+
 def _permuted(arguments: dict[str, object], dim: int, before: tuple[int, ...], after: tuple[int, ...]) -> int:
     del after
     dims = [value % len(before) for value in _integers(arguments.get("dims"))]
@@ -149,11 +162,20 @@ _ALONG_OTHERS = (
     "unsafe_chunk",
 )  # fmt: skip
 
+KEEP_CONSTANTS = frozenset({
+    *_COPIES, *_RESHAPES, *_ALONG_OTHERS, "transpose", "t", "swapaxes", "swapdims", "numpy_T", "mT", "mean", "permute",
+    "expand", "index", "repeat", "repeat_interleave", "movedim", "flip", "roll", "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d", "adaptive_avg_pool3d",
+})  # fmt: skip
+"""Operators all of whose entries are entries of the first argument, or averages of them."""
+
 _CARRIERS: dict[str, _Carrier] = {
     **dict.fromkeys(_COPIES, _same),
     **dict.fromkeys(_RESHAPES, _reshaped),
     **dict.fromkeys(_ALONG_OTHERS, _along_other),
-    **dict.fromkeys(("transpose", "t", "swapaxes"), _transposed),
+    **dict.fromkeys(("transpose", "t", "swapaxes", "swapdims"), _transposed),
+    "numpy_T": _reversed,
+    "mT": _with_last_two_exchanged,
     "mean": _averaged,
     "permute": _permuted,
     "expand": _expanded,

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from rebasin_core.specs.unification.interface import AxisConstraints
     from rebasin_core.specs.unification.terms import AxisTerm, AxisTerms, Factor
 
-Conclude: TypeAlias = "Callable[[Call, list[AxisTerms]], list[AxisTerms]]"
-"""Function of a call and the axes of its outputs; returns their axes."""
+Conclude: TypeAlias = "Callable[[Call, Node, list[AxisTerms]], list[AxisTerms]]"
+"""Function of a call, its node and the axes of its outputs; returns their axes."""
 
 
 _RANGES = ("aten.slice", "aten.narrow")  # an empty range does not constrain the tensor
@@ -43,9 +43,9 @@ _ACCEPT_EMPTY = frozenset({
 })  # fmt: skip
 
 
-def _as_they_are(call: Call, results: list[AxisTerms]) -> list[AxisTerms]:
+def _as_they_are(call: Call, node: Node, results: list[AxisTerms]) -> list[AxisTerms]:
     """Return the axes of the outputs of a call unchanged."""
-    del call
+    del call, node
     return results
 
 
@@ -171,7 +171,7 @@ class Interpreter:
         label = call.operator
         if rule is not None:
             try:
-                return self._conclude(call, _check_lengths(call, rule(call)))
+                return self._conclude(call, node, _check_lengths(call, rule(call)))
             except Exception as error:  # ruff: ignore[blind-except] - a rule that fails must not stop the trace
                 # Constraints added before the failure are harmless. Decomposing or fixing keeps the result sound.
                 label = _failed(call, error)

@@ -9,7 +9,8 @@ from rebasin_core.specs.kinds.derive import Derivation, Symmetries
 from rebasin_core.specs.kinds.offset import ONE_PLUS, OffsetRule
 from rebasin_core.specs.kinds.rotary import ROTARY, RotaryRule
 from rebasin_core.specs.kinds.slots import Slots
-from rebasin_core.specs.operators.default import sights_of
+from rebasin_core.specs.operators.default import constants_of, sights_of
+from rebasin_core.specs.tracing.centering import find_centerings
 from rebasin_core.specs.tracing.interpret import Interpreter
 from rebasin_core.specs.tracing.offset import with_offsets
 from rebasin_core.specs.tracing.rotary import find_rotary, with_rotary
@@ -20,9 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
     from torch import Tensor
+    from torch.fx import Node
 
     from rebasin_core.specs.kinds.unpermuted import PairKey
     from rebasin_core.specs.operators.base import Rules
+    from rebasin_core.specs.operators.call import Call
     from rebasin_core.specs.tracing.graph import ModelGraph
     from rebasin_core.specs.tracing.rotary import Rotary
     from rebasin_core.specs.unification.constraints import Constraints
@@ -96,7 +99,13 @@ class SecondInterpretation:
             for term in own[name]:
                 slots.constraints.see(term, Sight.ANY, Reason("none", name, "its entries are not changed"))
         rules: Rules = {**self.rules, ROTARY: rule, ONE_PLUS: OffsetRule(slots.constraints)}
-        interpreter = Interpreter(slots.constraints, rules, slots.constraints.conclude)
         graph, names = with_rotary(graph, found) if found else (graph, {})
+        movable = own.keys() - set(self.constant) - self.solution.layout.stacks.keys()
+        centerings = find_centerings(graph, movable, constants_of(self.rules))
+
+        def conclude(call: Call, node: Node, results: list[AxisTerms]) -> list[AxisTerms]:
+            return slots.constraints.conclude(call, results, centerings.get(node))
+
+        interpreter = Interpreter(slots.constraints, rules, conclude)
         self.run(graph, own, slots.constraints, interpreter)
         return slots, rule, names

@@ -11,14 +11,15 @@ import operator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, final
 
-from torch.fx import Node
-
 from rebasin_core.specs.folding import BiasedWeight, Dim, Foldable, Obstacle
 from rebasin_core.specs.tracing.carriers import added_to, arguments_of, carried, operator_of, shape_of
 from rebasin_core.specs.tracing.graph import written_nodes
+from rebasin_core.specs.tracing.parameters import GraphParameters
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
+
+    from torch.fx import Node
 
     from rebasin_core.specs.tracing.graph import ModelGraph
 
@@ -66,11 +67,7 @@ class _Translations:
     def __init__(self, graph: ModelGraph, movable: Collection[str]) -> None:
         self._nodes = [*graph.module.graph.nodes]
         self._written = written_nodes(graph.module)
-        origins = {node: graph.origins.get(node.name) for node in self._nodes if node.op == "placeholder"}
-        self._names = {node: name for node, name in origins.items() if name is not None and name in movable}
-        self._uses: dict[str, list[Node]] = {}
-        for node, name in self._names.items():
-            self._uses.setdefault(name, []).extend(_uses_of(node))
+        self._parameters = GraphParameters(graph, movable)
 
     def foldable(self) -> Foldable:
         found = _Found()
@@ -80,7 +77,7 @@ class _Translations:
         readers = {
             at: (_names(scale for scale, _ in of), _names(shift for _, shift in of))
             for at, of in found.readers.items()
-            if len(of) == len(self._uses[at.tensor])
+            if len(of) == len(self._parameters.uses_of(at.tensor))
         }
         return Foldable(found.shifts, tuple(self._writers()), readers, found.obstacles)
 
@@ -91,7 +88,7 @@ class _Translations:
             dims = range(len(shape_of(node))) if node.users and node not in self._written else ()
             hidden[node] = frozenset(dim for dim in dims if all(_hides(node, user, dim, hidden) for user in node.users))
         by_name: dict[str, list[Node]] = {}
-        for node, name in self._names.items():
+        for node, name in self._parameters.names.items():
             if node.users:
                 by_name.setdefault(name, []).append(node)
         for name, nodes in by_name.items():
@@ -104,7 +101,7 @@ class _Translations:
         shape = given.get("normalized_shape")
         if not isinstance(shape, list | tuple) or len(shape) != 1:
             return
-        scale, shift = self._name_of(given.get("weight")), self._name_of(given.get("bias"))
+        scale, shift = self._parameters.name_of(given.get("weight")), self._parameters.name_of(given.get("bias"))
         layers = list(self._layers(node))
         # Scales and shifts that are no parameters themselves can have any values.
         is_parameter = (given.get("weight") is None) == (scale is None) and (given.get("bias") is None) == (
@@ -125,7 +122,7 @@ class _Translations:
 
     def _obstacle(self, shift: str, layers: Collection[_Layer]) -> Obstacle | None:
         """Return the reason why biases cannot contain a shift."""
-        if len(self._uses[shift]) > 1:
+        if len(self._parameters.uses_of(shift)) > 1:
             return Obstacle("it is used several times")
         for layer in layers:
             where = f"{operator_of(layer.call) or layer.call.op} at {layer.call.name}"
@@ -133,7 +130,7 @@ class _Translations:
                 return Obstacle(f"its units are used by {where}")
             if layer.bias is None:
                 return Obstacle(f"the layer with `{layer.weight.tensor}` has no bias ({where})")
-            if len(self._uses[layer.bias]) > 1:
+            if len(self._parameters.uses_of(layer.bias)) > 1:
                 return Obstacle(f"the bias `{layer.bias}` is used several times ({where})")
         return None
 
@@ -158,30 +155,15 @@ class _Translations:
         if dim != len(shape_of(node)) - 1 or user.all_input_nodes.count(node) != 1:
             return other
         if name == "linear" and given["input"] is node:
-            weight = self._weight(given["weight"], 1)
+            weight = self._parameters.matrix(given["weight"], 1)
         elif name in _FACTORS and node is given.get("mat1", given.get("self")) and _is_plain(given):
-            weight = self._weight(given[_FACTORS[name]], 0)
+            weight = self._parameters.matrix(given[_FACTORS[name]], 0)
         else:
             return other
-        bias = self._name_of(given.get("bias") if name == "linear" else given["self"] if name == "addmm" else None)
+        bias = self._parameters.name_of(
+            given.get("bias") if name == "linear" else given["self"] if name == "addmm" else None
+        )
         return _Layer(user, weight, bias)
-
-    def _weight(self, node: object, dim: int) -> Dim | None:
-        """Return a dimension of a matrix as that of a parameter, possibly transposed."""
-        if isinstance(node, Node) and len(shape_of(node)) != 2:
-            return None
-        name = self._name_of(node)
-        if name is not None:
-            return Dim(name, dim)
-        if not isinstance(node, Node) or operator_of(node) not in {"t", "transpose", "permute"}:
-            return None
-        source = node.args[0]
-        name = self._name_of(source)
-        found = None if name is None or not isinstance(source, Node) else carried(source, node, 1 - dim)
-        return None if name is None or found is None else Dim(name, 1 - dim if found == dim else dim)
-
-    def _name_of(self, node: object) -> str | None:
-        return self._names.get(node) if isinstance(node, Node) else None
 
 
 def _outputs(normalized: Node) -> list[Node]:
@@ -198,15 +180,6 @@ def _is_plain(given: Mapping[str, object]) -> bool:
 
 def _names(given: Iterator[str | None]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in given if name is not None))
-
-
-def _uses_of(node: Node) -> Iterator[Node]:
-    """Yield the calls that use a parameter, also if it is transposed before."""
-    for user in node.users:
-        if operator_of(user) in {"t", "transpose", "permute"}:
-            yield from user.users
-        else:
-            yield user
 
 
 def _hides(node: Node, user: Node, dim: int, hidden: Mapping[Node, frozenset[int]]) -> bool:

@@ -43,6 +43,9 @@ class Sight(Enum):
     """An elementwise positively homogeneous function (ReLU): permutations and positive scales."""
     ODD = "odd"
     """An elementwise odd function (tanh): permutations and signs."""
+    CENTERED = "centered"
+    """An elementwise odd function plus a constant (logistic sigmoid): permutations, and flips if only layers with
+    biases use the result."""
     POSITIVITY = "positivity"
     """Whether each of them is positive: permutations and positive scales, which do not change the result."""
     EVEN = "even"

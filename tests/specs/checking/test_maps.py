@@ -29,6 +29,7 @@ SMALL = {"width": 8, "depth": 1, "heads": 2, "hidden": 6}
 ARCHITECTURES: list[tuple[Architecture, tuple[int, ...], int]] = [
     (MLPArchitecture(hidden=(6, 5)), (4,), 3),
     (MLPArchitecture(hidden=(6, 5), activation="tanh"), (4,), 3),
+    (MLPArchitecture(hidden=(6, 5), activation="sigmoid"), (4,), 3),
     (MLPArchitecture(hidden=(6, 5), activation="gelu"), (4,), 3),
     (CifarResNetArchitecture(depth=8), (3, 8, 8), 3),
     (ResNetArchitecture(width=4), (3, 32, 32), 3),

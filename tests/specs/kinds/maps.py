@@ -86,6 +86,9 @@ def _larger(linear: LinearSymmetry) -> Iterator[tuple[Kind, Mapping[Slot, int]]]
         case Kind.SIGN:
             yield Kind.ORTHOGONAL, degrees
             yield Kind.NONZERO, oriented(degrees)
+        case Kind.FLIP:
+            yield Kind.SIGN, degrees
+            yield Kind.POSITIVE, oriented(degrees)
         case Kind.POSITIVE:
             yield Kind.NONZERO, degrees
         case Kind.NONZERO if set(degrees.values()) <= {-1, 1}:
