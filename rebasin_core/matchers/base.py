@@ -175,8 +175,9 @@ class MatchResult:
         """Return the number of permuted units, the objective, and why the matcher stopped."""
         units = sum(index.numel() for index in self.permutation.indices.values())
         bound = "" if self.gap is None else f", at most {self.gap:.4g} below the optimum"
+        permuted = sum(self.moved.values())
         return (
-            f"{sum(self.moved.values())} of {units} units permuted; objective {self.objective:.6g} (identity "
+            f"{permuted} of {units} units permuted; objective {self.objective:.6g} (identity "
             f"{self.identity_objective:.6g}{bound}); {self.outcome.value}"
         )
 

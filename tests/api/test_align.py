@@ -111,7 +111,8 @@ def test_results_print_save_and_convert(tmp_path: Path) -> None:
     frame = result.to_frame()
     assert frame["units"].tolist() == [16, 12]
     assert frame["permuted"].tolist() == list(result.match.moved.values())
-    assert str(result.match).startswith(f"{sum(result.match.moved.values())} of 28 units permuted; objective")
+    permuted = sum(result.match.moved.values())
+    assert str(result.match).startswith(f"{permuted} of 28 units permuted; objective")
     result.save(tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "aligned.json", "aligned.safetensors", "permutation.safetensors", "specification.json", "unaligned.json",
