@@ -47,9 +47,9 @@ def test_every_family_has_laws() -> None:
 
 def test_exempt_built_in_components() -> None:
     # tests/specs/operators/test_vision.py tests the rules of torchvision's operators. The other laws do not apply to
-    # matchers that minimize a loss on data or compare gradients of sampled networks, to barriers on trained curves, to
-    # the path along a curve in a file, to an executor without workers, to a merge method that drops entries at random,
-    # and to a source of models that is given a factory.
+    # matchers that minimize a loss on data or compare gradients of sampled networks, to barriers on trained curves or
+    # with fitted temperatures, to the path along a curve in a file, to an executor without workers, to a merge method
+    # that drops entries at random, and to a source of models that is given a factory.
     exempt = {entry.name for entry in BUILTIN.all() if getattr(entry.kind, "exempt_laws", {})}
     built_in = {
         "vision",
@@ -57,6 +57,7 @@ def test_exempt_built_in_components() -> None:
         "straight_through",
         "gradient",
         "refined",
+        "calibrated",
         "curve",
         "curved",
         "elastic_band",

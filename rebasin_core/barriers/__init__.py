@@ -1,7 +1,8 @@
 """Barriers: the loss on the path between two posteriors, and its excess over the interpolated endpoint losses."""
 
-from rebasin_core.barriers.adjustment import PathAdjustment
+from rebasin_core.barriers.adjustment import PathAdjustment, PathCalibration
 from rebasin_core.barriers.base import BarrierEstimator, BarrierProblem
+from rebasin_core.barriers.calibrated import CalibratedBarrier
 from rebasin_core.barriers.curve import LossCurve
 from rebasin_core.barriers.curved import AbstractCurveBarrier, CurvedBarrier
 from rebasin_core.barriers.elastic_band import ElasticBandBarrier
@@ -21,15 +22,18 @@ from rebasin_core.barriers.paths import (
 from rebasin_core.barriers.plots import plot_curves
 from rebasin_core.barriers.pointwise import PointwiseBarrier
 from rebasin_core.barriers.repaired import AbstractAdjustedBarrier, RepairBarrier, ResetBarrier
+from rebasin_core.barriers.wrapper import AbstractWrapperBarrier
 
 __all__ = [
     "AbstractAdjustedBarrier",
     "AbstractCurveBarrier",
     "AbstractNetworkBarrier",
     "AbstractPathBarrier",
+    "AbstractWrapperBarrier",
     "AutoPath",
     "BarrierEstimator",
     "BarrierProblem",
+    "CalibratedBarrier",
     "CoupledPath",
     "CurvePath",
     "CurvedBarrier",
@@ -40,6 +44,7 @@ __all__ = [
     "MomentsPath",
     "Path",
     "PathAdjustment",
+    "PathCalibration",
     "PathProblem",
     "PointwiseBarrier",
     "RepairBarrier",

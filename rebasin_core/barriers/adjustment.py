@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from rebasin_core.evaluation.networks import Adjust
+    from rebasin_core.evaluation.likelihood import Likelihood
+    from rebasin_core.evaluation.networks import Adjust, Sampling
     from rebasin_core.posteriors.base import Posterior
 
 Endpoints: TypeAlias = "tuple[Iterable[Mapping[str, Tensor]], Iterable[Mapping[str, Tensor]]]"
@@ -36,6 +37,23 @@ class PathAdjustment(ABC):
 
         Returns:
             A function of the tensors of a network and its index among the samples, or None.
+        """
+
+
+class PathCalibration(ABC):
+    """Likelihood that depends on the point of the path, such as one with a fitted softmax temperature."""
+
+    @abstractmethod
+    def at(self, t: float, posterior: Posterior, sampling: Sampling) -> Likelihood:
+        """Return the likelihood at t.
+
+        Args:
+            t: The interpolation coefficient, in [0, 1].
+            posterior: The posterior at t.
+            sampling: Number and seed of its samples, and how they are adjusted.
+
+        Returns:
+            The likelihood with which the posterior is evaluated.
         """
 
 

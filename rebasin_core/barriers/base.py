@@ -19,9 +19,10 @@ from rebasin_core.tensors.noise import random_seed
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rebasin_core.barriers.adjustment import PathAdjustment
+    from rebasin_core.barriers.adjustment import PathAdjustment, PathCalibration
     from rebasin_core.barriers.curve import LossCurve
     from rebasin_core.evaluation.batches import Batch
+    from rebasin_core.evaluation.networks import Sampling
     from rebasin_core.evaluation.task import Task
     from rebasin_core.posteriors.base import Posterior
 
@@ -39,6 +40,7 @@ class BarrierProblem:
         progress: Whether to show a progress bar.
         calibration: Data on which normalization statistics and activations are computed, on the same device.
         adjustment: Adjusts the networks on the path before they are measured; None for no adjustment.
+        path_calibration: Gives the likelihood at each point of the path; that of the task if None.
     """
 
     reference: Posterior
@@ -48,6 +50,7 @@ class BarrierProblem:
     progress: bool
     calibration: Sequence[Batch]
     adjustment: PathAdjustment | None = None
+    path_calibration: PathCalibration | None = None
 
     def adjusted(self, adjustment: PathAdjustment) -> BarrierProblem:
         """Return the problem with another adjustment.
@@ -59,6 +62,32 @@ class BarrierProblem:
             A copy of the problem with this adjustment.
         """
         return replace(self, adjustment=adjustment)
+
+    def calibrated(self, path_calibration: PathCalibration) -> BarrierProblem:
+        """Return the problem with a likelihood for each point of the path.
+
+        Args:
+            path_calibration: Gives the likelihoods.
+
+        Returns:
+            A copy of the problem.
+        """
+        return replace(self, path_calibration=path_calibration)
+
+    def task_at(self, t: float, posterior: Posterior, sampling: Sampling) -> HeldTask:
+        """Return the task with the likelihood at a point of the path.
+
+        Args:
+            t: The interpolation coefficient, in [0, 1].
+            posterior: The posterior at t.
+            sampling: Number and seed of its samples, and how they are adjusted.
+
+        Returns:
+            The task.
+        """
+        if self.path_calibration is None:
+            return self.task
+        return replace(self.task, likelihood=self.path_calibration.at(t, posterior, sampling))
 
 
 class BarrierEstimator(Strategy):

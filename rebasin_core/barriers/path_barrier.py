@@ -131,7 +131,7 @@ class AbstractPathBarrier(BarrierEstimator):
         def predictions(t: float, posterior: Posterior) -> Predictions:
             adjust = _adjust(problem, t, posterior, endpoints)
             sampling = Sampling(self._draws, problem.seed, self.evaluation, adjust)
-            return predict(posterior, problem.task, sampling, groups=self.metric.num_groups)
+            return predict(posterior, problem.task_at(t, posterior, sampling), sampling, groups=self.metric.num_groups)
 
         return predictions
 
@@ -139,8 +139,10 @@ class AbstractPathBarrier(BarrierEstimator):
         self, problem: BarrierProblem, point: Callable[[float], Posterior]
     ) -> Callable[[float, Posterior], Predictions]:
         """Return a function that predicts with samples allocated to minimize the error of the midpoint's excess."""
-        if problem.adjustment is not None:
-            message = "allocation='adaptive' cannot be combined with `reset` or `repair`; use allocation='even'"
+        if problem.adjustment is not None or problem.path_calibration is not None:
+            message = (
+                "allocation='adaptive' cannot be combined with `reset`, `repair` or `calibrated`; use allocation='even'"
+            )
             raise InvalidInputError(message)
         sampling = Sampling(self._draws, problem.seed, self.evaluation)
         stratified = StratifiedPredictor(problem.task, sampling, metric=self.metric)

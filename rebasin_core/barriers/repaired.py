@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, Self, final
+from typing import TYPE_CHECKING, Literal, final
 
 from typing_extensions import override
 
 from rebasin_core.barriers.adjustment import PathAdjustment, in_turn
 from rebasin_core.barriers.base import BarrierEstimator, BarrierProblem
-from rebasin_core.barriers.marginalized import MarginalizedBarrier
+from rebasin_core.barriers.wrapper import AbstractWrapperBarrier
 from rebasin_core.evaluation.normalization import BatchStatistics
 from rebasin_core.evaluation.repair import ActivationMoments, ActivationRepair
 
@@ -25,11 +25,8 @@ if TYPE_CHECKING:
     from rebasin_core.posteriors.base import Posterior
 
 
-class AbstractAdjustedBarrier(BarrierEstimator):
+class AbstractAdjustedBarrier(AbstractWrapperBarrier):
     """Estimator that adjusts the networks at interior points before another estimator evaluates them."""
-
-    estimator: BarrierEstimator = MarginalizedBarrier()
-    """Estimator that evaluates the adjusted networks."""
 
     per_sample: bool = False
     """Whether each sampled network is adjusted by its own statistics; if not, all by those of the mean network."""
@@ -44,14 +41,6 @@ class AbstractAdjustedBarrier(BarrierEstimator):
         Returns:
             The adjustment; its method ``at`` returns the change at t.
         """
-
-    @final
-    @override
-    def with_options(self, **options: object) -> Self:
-        own = {name: value for name, value in options.items() if name in type(self).model_fields}
-        inner = {name: value for name, value in options.items() if name not in own}
-        changed = super().with_options(**own)
-        return BarrierEstimator.with_options(changed, estimator=changed.estimator.with_options(**inner))
 
     @final
     @override

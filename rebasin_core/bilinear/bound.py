@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rebasin_core.bilinear.products import picked, sorted_product
+from rebasin_core.bilinear.stacked_cell import whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -47,6 +48,6 @@ def upper_bound(
             solved = last.get(name) if len(single) == len(terms) else None
             bound += picked(constant, (solved or solver.solve(constant)).index).double().sum().item()
         else:
-            bound += sum(sorted_product(term.reference, term.candidate) for term in single)
+            bound += sum(sorted_product(whole(term.reference), whole(term.candidate)) for term in single)
     shared = dict.fromkeys(term for terms in terms_of_group.values() for term in terms if len(term.groups) > 1)
     return bound + sum(term.bound for term in shared)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, final
 import torch
 
 from rebasin_core.bilinear.pieces import MAX_ENTRIES, pieces
+from rebasin_core.bilinear.stacked_cell import whole
 from rebasin_core.symmetry.action import act_on_cell
 from rebasin_core.symmetry.axis import Atom
 from rebasin_core.tensors.device import select
@@ -129,8 +130,8 @@ class TermChange:
             return
         changed, term = self.units, self.term
         first, last = changed.first, changed.first + changed.count - 1
-        reference = term.reference.flatten(1 + first, 1 + last)
-        candidate = term.candidate.flatten(1 + first, 1 + last)
+        reference = whole(term.reference).flatten(1 + first, 1 + last)
+        candidate = whole(term.candidate).flatten(1 + first, 1 + last)
         length = candidate.shape[1 + first]
         # Half a slice: the selected units of three cells are in memory in addition to their permuted slices.
         at_a_time = max(1, MAX_ENTRIES * length // (2 * candidate.numel()))

@@ -16,6 +16,7 @@ from rebasin_core.bilinear.pair_products import PairProducts
 from rebasin_core.bilinear.pieces import pieces
 from rebasin_core.bilinear.products import picked, total_product
 from rebasin_core.bilinear.similarity import SimilarityMatrices, reordered_within
+from rebasin_core.bilinear.stacked_cell import stacked_cells
 from rebasin_core.bilinear.terms import Term, joined, terms_of
 from rebasin_core.symmetry.action import act_on_cell
 from rebasin_core.tensors.device import CPU
@@ -89,11 +90,10 @@ class CoordinateDescent:
     ) -> None:
         self._layout = layout
         self._solver = solver or default_solver()
-        stacked = layout.stacked(candidate)
         terms = [
             term
-            for name, tensor in layout.stacked(reference).items()
-            for term in terms_of(layout.axes[name], tensor, stacked[name], device=device)
+            for name, own, other in stacked_cells(layout, reference, candidate)
+            for term in terms_of(layout.axes[name], own, other, device=device)
         ]
         self._terms = joined([term for term in terms if term.groups])
         target = device or (self._terms[0].reference.device if self._terms else CPU)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
-from rebasin_core.tensors.device import select
+from rebasin_core.bilinear.stacked_cell import positions_of
+from rebasin_core.bilinear.stacked_cell import whole as whole_cell
 from rebasin_core.tensors.precision import working_dtype
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def pieces(
     size = term.candidate.numel()
     cut = _longest(term, whole, nested) if size > MAX_ENTRIES else None
     if cut is None:
-        yield _placed(term.reference, term), _placed(term.candidate, term), ()
+        yield _placed(whole_cell(term.reference), term), _placed(whole_cell(term.candidate), term), ()
         return
     dim = 1 + cut
     length = term.candidate.shape[dim]
@@ -58,7 +59,7 @@ def pieces(
         if index is None:
             candidate = term.candidate.narrow(dim, start, count)
         else:
-            candidate = select(term.candidate, dim, index.narrow(0, start, count))
+            candidate = positions_of(term.candidate, dim, index.narrow(0, start, count))
         yield _placed(reference, term), _placed(candidate, term), (cut,)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from rebasin_core.bilinear.products import Workspace, add_inner_products, inner_products, picked, total_product
+from rebasin_core.bilinear.stacked_cell import whole
 from rebasin_core.symmetry.action import act_softly
 from rebasin_core.symmetry.axis import Atom
 
@@ -70,7 +71,9 @@ class Relaxation:
         self._others = [term for term in acting if len(term.grouped) > _BILINEAR]
         self._workspace = Workspace()
         self._assigned: dict[str, Assignment] = {}
-        like = acting[0].reference.new_empty((), dtype=acting[0].dtype) if acting else torch.zeros(())
+        like = torch.zeros(())
+        if acting:
+            like = torch.empty((), dtype=acting[0].dtype, device=acting[0].reference.device)
         self.matrices = {name: _start(layout.groups[name].size, like, uniform=uniform) for name in groups}
         self.seconds = 0.0
         self._steps = 0
@@ -183,15 +186,15 @@ class Relaxation:
         return found
 
     def _soft_gradient(self, term: Term, position: int) -> Tensor:
-        reference, candidate = term.reference.to(term.dtype), term.candidate.to(term.dtype)
+        reference, candidate = whole(term.reference).to(term.dtype), whole(term.candidate).to(term.dtype)
         permuted = act_softly(self._layout, self.matrices, candidate, term.atoms, skip=position)
         return inner_products(reference, permuted, batch=[], compared=[position])
 
     def _soft_objective(self, terms: Sequence[Term], matrices: Mapping[str, Tensor]) -> float:
         total = 0.0
         for term in terms:
-            permuted = act_softly(self._layout, matrices, term.candidate.to(term.dtype), term.atoms)
-            total += total_product(term.reference.to(term.dtype), permuted)
+            permuted = act_softly(self._layout, matrices, whole(term.candidate).to(term.dtype), term.atoms)
+            total += total_product(whole(term.reference).to(term.dtype), permuted)
         return total
 
 

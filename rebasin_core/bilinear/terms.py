@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, TypeAlias, final
 
 import torch
 
+from rebasin_core.bilinear.stacked_cell import StackedCell, whole
+from rebasin_core.symmetry.axis import Atom
 from rebasin_core.symmetry.cell import cells
 from rebasin_core.tensors.precision import working_dtype
 from rebasin_core.tensors.widening import wide_parts
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from rebasin_core.symmetry.axis import Atom, Axis
+    from rebasin_core.symmetry.axis import Axis
 
 
 Channels: TypeAlias = "dict[str, Tensor]"
@@ -41,8 +43,8 @@ class Term:
         device: Device of the products, to which slices of the tensors are copied; that of the tensors if None.
     """
 
-    reference: Tensor
-    candidate: Tensor
+    reference: Tensor | StackedCell
+    candidate: Tensor | StackedCell
     atoms: tuple[Atom, ...]
     device: torch.device | None = None
 
@@ -62,7 +64,7 @@ class Term:
         """The same bound for centered vectors: how much the term can discriminate between assignments."""
         if len(self.atoms) != 1:
             return self.bound
-        sides = (side.to(self.dtype) for side in (self.reference, self.candidate))
+        sides = (whole(side).to(self.dtype) for side in (self.reference, self.candidate))
         centered = [side - side.mean(-1, keepdim=True) for side in sides]
         return math.prod(float(torch.linalg.vector_norm(side)) for side in centered)
 
@@ -88,25 +90,34 @@ class Term:
         return [position for position, name in self.grouped if name == group]
 
 
-def _norm(side: Tensor, dtype: torch.dtype) -> float:
+def _norm(side: Tensor | StackedCell, dtype: torch.dtype) -> float:
     """Return the norm, computed in a dtype; those of large parts are combined in double precision."""
+    if isinstance(side, StackedCell):
+        return math.hypot(*(_norm(member, dtype) for member in side.members))
     return math.hypot(*(float(torch.linalg.vector_norm(part)) for part in wide_parts(side, dtype)))
 
 
 def terms_of(
-    axes: Sequence[Axis], reference: Tensor, candidate: Tensor, *, device: torch.device | None = None
+    axes: Sequence[Axis],
+    reference: Tensor | StackedCell,
+    candidate: Tensor | StackedCell,
+    *,
+    device: torch.device | None = None,
 ) -> Iterator[Term]:
     """Yield the terms of one tensor.
 
     Args:
         axes: Its axes.
-        reference: ``[C, *s]``.
+        reference: ``[C, *s]``. A stacked cell must have atoms only.
         candidate: ``[C, *s]``.
         device: Device of the products; that of the tensors if None.
 
     Yields:
         One term for each cell.
     """
+    if isinstance(reference, StackedCell) or isinstance(candidate, StackedCell):
+        yield Term(reference, candidate, tuple(axis for axis in axes if isinstance(axis, Atom)), device)
+        return
     for (left, atoms), (right, _) in zip(cells(reference, axes), cells(candidate, axes), strict=True):
         yield Term(left, right, atoms, device)
 
@@ -129,7 +140,7 @@ def joined(terms: Sequence[Term]) -> list[Term]:
             rest.append(term)
     for atoms, same in vectors.items():
         sides = [
-            torch.cat([side.to(device=t.device).to(t.dtype) for t, side in each])
+            torch.cat([whole(side).to(device=t.device).to(t.dtype) for t, side in each])
             for each in ([(t, t.reference) for t in same], [(t, t.candidate) for t in same])
         ]
         rest.append(Term(sides[0], sides[1], atoms, same[0].device))

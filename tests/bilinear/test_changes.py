@@ -9,6 +9,7 @@ from torch import Tensor
 import rebasin_core as rc
 from rebasin_core.bilinear import changes
 from rebasin_core.bilinear.changes import TermChange, changes_of
+from rebasin_core.bilinear.stacked_cell import whole
 from rebasin_core.bilinear.terms import Term, terms_of
 
 # Three levels of groups, as where normalizations of several numbers of channels act on one stream.
@@ -33,8 +34,9 @@ def permuted(term: Term, name: str, indices: dict[str, Tensor], fixed: tuple[int
     kept = {str(term.atoms[position].group) for position in fixed}
     identity = SPEC.identity().indices
     element = rc.Permutation(LAYOUT, {n: identity[n] if n in kept else index for n, index in indices.items()})
-    whole = term.candidate.reshape(len(term.candidate), *SHAPES[name])
-    return torch.stack([element.apply_to_deviations({name: row})[name] for row in whole]).view(term.candidate.shape)
+    given = whole(term.candidate)
+    rows = given.reshape(len(given), *SHAPES[name])
+    return torch.stack([element.apply_to_deviations({name: row})[name] for row in rows]).view(given.shape)
 
 
 CASES = [("weight", (0,)), ("weight", (1, 2)), ("value", (0, 1)), ("value", (0,)), ("first", (0, 1))]
@@ -58,7 +60,7 @@ def test_the_products_with_the_difference_are_the_difference_of_the_products(
     for reference, difference, position_of in [] if change is None else change.pieces():
         assert [reference.shape[1 + position_of[p]] for p in fixed] == [term.atoms[p].size for p in fixed]
         found.append((reference * difference).sum())
-    expected = term.reference * (permuted(term, name, now, fixed) - permuted(term, name, before, fixed))
+    expected = whole(term.reference) * (permuted(term, name, now, fixed) - permuted(term, name, before, fixed))
     torch.testing.assert_close(sum(found, torch.zeros((), dtype=torch.float64)), expected.sum())
     changing = {str(atom.group) for p, atom in enumerate(term.atoms) if p not in fixed} & set(changed)
     assert (change is None) == (not changing)

@@ -7,6 +7,7 @@ import torch
 
 from rebasin_core.bilinear import products
 from rebasin_core.bilinear.products import Workspace, add_inner_products, rows_of_units, total_product
+from rebasin_core.bilinear.stacked_cell import whole
 from rebasin_core.bilinear.terms import Term
 from rebasin_core.symmetry import Atom
 
@@ -27,8 +28,8 @@ def test_inner_products_are_those_of_einsum(
     term = Term(random(2, 7, 5, 9), random(2, 7, 5, 9, seed=1), ATOMS)
     indices = {"out": torch.tensor([3, 0, 6, 1, 2, 5, 4]), "in": torch.tensor([4, 2, 0, 1, 3])}
     other = "in" if position == 0 else "out"
-    permuted = term.candidate.index_select(2 - position, indices[other])
-    expected = torch.einsum(equation, term.reference, permuted)
+    permuted = whole(term.candidate).index_select(2 - position, indices[other])
+    expected = torch.einsum(equation, whole(term.reference), permuted)
     workspace = Workspace()
     total = torch.full_like(expected, torch.nan)
     add_inner_products(total, term, position, indices, workspace, empty=True)
@@ -42,7 +43,7 @@ def test_a_group_on_both_axes_permutes_the_other_axis() -> None:
     index = torch.tensor([5, 3, 0, 1, 2, 4])
     total = torch.zeros(6, 6, dtype=torch.float64)
     add_inner_products(total, term, 1, {"stream": index}, Workspace(), empty=True)
-    torch.testing.assert_close(total, term.reference[0].T @ term.candidate[0][index])
+    torch.testing.assert_close(total, whole(term.reference)[0].T @ whole(term.candidate)[0][index])
 
 
 def test_rows_are_views_if_the_memory_layout_permits() -> None:

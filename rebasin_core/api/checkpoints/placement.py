@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, final
 
 from rebasin_core.api.checkpoints.memory import fits_on, within_memory
 from rebasin_core.api.checkpoints.network import as_point
+from rebasin_core.bilinear.stacked_cell import is_sliced
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.tensors.device import CPU
 
@@ -79,7 +80,9 @@ def placed(
     """
     tensors = networks[0].tensors
     assembled = [network.assembled_bytes for network in networks]
-    copied = assembled[0] + max(assembled[1:], default=0) + 2 * _stacked_bytes(layout, tensors)
+    copied = (
+        assembled[0] + max(assembled[1:], default=0) + 2 * _stacked_bytes(layout, tensors, sliced=matcher.uses_slices)
+    )
     limited = within_memory(matcher, memory, layout, tensors, device, copied=copied)
     is_whole = fits_on(device, memory, layout, tensors)
     if device != CPU and not is_whole and not matcher.uses_slices:
@@ -91,7 +94,11 @@ def placed(
     return limited, Placement(device, is_whole)
 
 
-def _stacked_bytes(layout: Layout, tensors: Mapping[str, Tensor]) -> int:
-    """Return the size of the tensors of one network that are copied to stacks when they are compared."""
-    members = {member for stack in layout.stacks.values() for member in stack.members if member in tensors}
-    return sum(tensors[member].nbytes for member in members)
+def _stacked_bytes(layout: Layout, tensors: Mapping[str, Tensor], *, sliced: bool) -> int:
+    """Return the size of the stacks of one network that are copied to memory; large ones are compared in slices."""
+    found = 0
+    for name, stack in layout.stacks.items():
+        own = [tensors[member] for member in stack.members if member in tensors]
+        if not sliced or not is_sliced(layout, name, own):
+            found += sum(tensor.nbytes for tensor in own)
+    return found
