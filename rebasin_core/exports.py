@@ -28,6 +28,7 @@ NAMES = {
         "function_discrepancy",
         "greedy_soup",
         "hull_losses",
+        "instability",
         "load_posterior",
         "loss_plane",
         "match",

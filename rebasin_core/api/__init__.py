@@ -15,6 +15,7 @@ from rebasin_core.api.curves import fit_curve
 from rebasin_core.api.discrepancies import discrepancy, function_discrepancy
 from rebasin_core.api.evaluation import barrier, score
 from rebasin_core.api.folding import Folded, fold
+from rebasin_core.api.forks import Instability, instability
 from rebasin_core.api.landscape import BarrierMatrix, Star, barrier_matrix, star
 from rebasin_core.api.many import ManyMatch, match_many
 from rebasin_core.api.matching import build, match
@@ -31,6 +32,7 @@ __all__ = [
     "BarrierMatrix",
     "Folded",
     "HullLosses",
+    "Instability",
     "LossPlane",
     "ManyMatch",
     "Merged",
@@ -52,6 +54,7 @@ __all__ = [
     "function_discrepancy",
     "greedy_soup",
     "hull_losses",
+    "instability",
     "load_posterior",
     "loss_plane",
     "match",
