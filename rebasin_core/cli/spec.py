@@ -151,10 +151,12 @@ def _tracing(given: Mapping[str, Any]) -> dict[str, Any]:
 def _print_spec(found: TracedSpec) -> None:
     from rebasin_core.cli.output import terminal_width
     from rebasin_core.report.width import wrapped_table
+    from rebasin_core.symmetry.stack import members_of
 
     layout = found.layout
     axes = layout.as_json()["axes"]
-    rows = [[name, "x".join(map(str, layout.shape(name))), axes[name]] for name in layout.axes]
+    shapes = {name: layout.shape(members_of(layout.stacks, name)[0]) for name in layout.axes}
+    rows = [[name, "x".join(map(str, shapes[name])), axes[name]] for name in layout.axes]
     click.echo(wrapped_table(rows, ["tensor", "shape", "axes"], width=terminal_width()))
     groups = [
         [

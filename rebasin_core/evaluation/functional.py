@@ -258,6 +258,8 @@ class FunctionalModel:
 
 def _misfit(inputs: AnyInputs, error: Exception) -> str:
     text = f"the model cannot be run on inputs of {described_inputs(inputs)}: {error}"
+    if isinstance(inputs, ModelInputs):
+        text += ". If the model needs other arguments, convert the batches with `rebasin_core.data.UnpackedBatches`"
     if "does not require grad" in text:
         text += ". Gradients are disabled in evaluation; if `forward` computes some, enter `torch.enable_grad()` there"
     return text

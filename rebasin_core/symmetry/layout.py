@@ -13,7 +13,7 @@ from rebasin_core.errors import FileFormatError, InvalidInputError, SpecError, n
 from rebasin_core.symmetry.axis import Atom, Axis, Concat, Group, Product, atoms_of, is_fixed
 from rebasin_core.symmetry.cell import Gather, atom_rows, count_cells, gathers_of
 from rebasin_core.symmetry.document import read_axes, read_group, read_names, write_axes
-from rebasin_core.symmetry.stack import Stack, names_in, require_leading_axes, stack_of, stacked, unstacked
+from rebasin_core.symmetry.stack import Stack, members_of, names_in, require_leading_axes, stack_of, stacked, unstacked
 from rebasin_core.tensors.arguments import raise_wrong_type, require_mapping
 from rebasin_core.tensors.bounds import MAX_CELLS, MAX_DEPTH, MAX_UNITS
 from rebasin_core.tensors.checks import shorten
@@ -289,7 +289,7 @@ class Layout:
     def _missing(self, given: Collection[str]) -> list[str]:
         """Return the permuted tensors that are not given; counters of batches may be omitted."""
         moved = [name for name in self.moved if name not in given]
-        members = [m for name in moved for m in (self.stacks[name].members if name in self.stacks else (name,))]
+        members = [member for name in moved for member in members_of(self.stacks, name)]
         return sorted(m for m in members if m not in given and m not in counters_among([m]))
 
     def _action_as_json(self) -> dict[str, Any]:
@@ -349,7 +349,7 @@ class Layout:
     @cached_property
     def names(self) -> TensorNames:
         """The names of the tensors, of the buffers among them, and their aliases."""
-        moved = {name for name in self.tensors if self._stack_of.get(name, name) in set(self.moved)}
+        moved = {member for name in self.moved for member in members_of(self.stacks, name)}
         optional = ((self.buffers or frozenset()) - moved) | counters_among(self.tensors)
         shapes = {name: self._shapes[name] for name in self.tensors}
         return TensorNames(self.tensors, self.buffers, self.aliases, shapes, optional)

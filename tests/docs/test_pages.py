@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from matplotlib import pyplot as plt
 from sybil import Document, Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
@@ -22,6 +23,7 @@ from rebasin_core.studies import results, store
 
 ROOT = Path(__file__).parents[2]
 WITH_COMMANDS = ROOT / "docs" / "checkpoints.md"  # run by `test_checkpoints_page.py`
+LONG = {"batch-normalization", "transformer"}  # tutorials, which the build of the site executes, too
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"])
 TEXT = {page: page.read_text(encoding="utf-8") for page in PAGES}
 API = "\n".join(text for page, text in TEXT.items() if page.parent.name == "api")
@@ -56,17 +58,24 @@ def is_documented_kind(value: object, module: ModuleType) -> bool:
     return is_own and (inspect.isclass(value) or (hasattr(module, "__all__") and inspect.isroutine(value)))
 
 
+@pytest.mark.filterwarnings("ignore::rebasin_core.errors.AlignmentWarning")  # which a tutorial shows
 @pytest.mark.parametrize(
     "page",
-    [page for page in PAGES if "```python" in TEXT[page] and page != WITH_COMMANDS],
+    [
+        pytest.param(page, marks=pytest.mark.nightly if page.stem in LONG else ())
+        for page in PAGES
+        if "```python" in TEXT[page] and page != WITH_COMMANDS
+    ],
     ids=lambda page: str(page.relative_to(ROOT)),
 )
 def test_code_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # files that a page writes are removed
     blocks = list(Document.parse(str(page), *Sybil(parsers=[PythonCodeBlockParser()]).parsers))
     assert blocks
+    plt.switch_backend("agg")
     for block in blocks:
         block.evaluate()
+    plt.close("all")
 
 
 def test_every_entry_of_the_api_pages_exists_under_its_shortest_name() -> None:

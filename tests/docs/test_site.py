@@ -156,6 +156,26 @@ def test_every_page_is_in_the_navigation_under_a_name_of_its_own() -> None:
     assert not [name for name, count in names.items() if count > 1]
 
 
+def test_tutorials_have_executed_notebooks() -> None:
+    names = [page.stem for page in (ROOT / "docs" / "tutorials").glob("*.md") if page.stem != "index"]
+    assert len(names) >= 8
+    for name in names:
+        assert f"{name}.ipynb" in "".join(PAGES[f"tutorials/{name}/index.html"].links)
+        notebook = json.loads((SITE / "tutorials" / f"{name}.ipynb").read_text(encoding="utf-8"))
+        code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+        assert all(cell["execution_count"] for cell in code)
+        assert any("image/svg+xml" in output.get("data", {}) for cell in code for output in cell["outputs"])
+
+
+def test_all_figures_are_in_the_gallery() -> None:
+    def figures(page: Page) -> set[str]:
+        return {link.rpartition("/")[2] for link in page.links if re.search(r"\.(svg|png)(#only-\w+)?$", link)}
+
+    drawn = set[str]().union(*(figures(page) for name, page in PAGES.items() if not name.startswith("gallery/")))
+    assert len(drawn) > 20
+    assert drawn <= figures(PAGES["gallery/index.html"]) | {"favicon.png"}
+
+
 def test_formulas_use_letters_that_browsers_draw() -> None:
     texts = {name: page.path.read_text(encoding="utf-8") for name, page in PAGES.items()}
     assert not [name for name, text in texts.items() if re.search(r'mathvariant="(?!normal)', text)]

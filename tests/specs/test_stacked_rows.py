@@ -13,7 +13,18 @@ import rebasin_core as rc
 from rebasin_core.errors import SpecError
 from rebasin_core.specs import TableSpec
 from rebasin_core.symmetry.stack_action import permuted_member
-from tests.symmetry.experts import EXPERTS, TABLE, WIDTH, Expert, Mixture, spec, stacked, stacked_spec, tensors_of
+from tests.symmetry.experts import (
+    EXPERTS,
+    HIDDEN,
+    TABLE,
+    WIDTH,
+    Expert,
+    Mixture,
+    spec,
+    stacked,
+    stacked_spec,
+    tensors_of,
+)
 
 X = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
 
@@ -181,6 +192,40 @@ def test_table_of_a_class_applies_to_all_numbers_of_experts() -> None:
     larger |= {"gate.weight": torch.zeros(4, WIDTH), "gate.bias": torch.zeros(4)}
     assert OfMixture(tensors).groups["expert"].size == EXPERTS
     assert OfMixture(larger).groups["expert"].size == 4
+
+
+class Sparse(Mixture):
+    """A loop over experts that selects the tokens of each, as in Mixtral and DeepSeek."""
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.embed(x)).reshape(-1, WIDTH)
+        weights, chosen = self.gate(h).softmax(-1).topk(2, dim=-1)
+        weights = torch.div(weights, weights.sum(-1, keepdim=True))
+        mixed = torch.zeros_like(h)
+        mask = nn.functional.one_hot(chosen, num_classes=EXPERTS).permute(2, 1, 0)
+        for number, expert in enumerate(self.experts):
+            rank, token = torch.where(mask[number])
+            mixed.index_add_(0, token, expert(h[token]) * weights[token, rank, None])
+        output: Tensor = self.out(h + mixed)
+        return output
+
+
+def test_experts_of_a_loop_over_tokens_are_exchanged_by_a_table() -> None:
+    tokens = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+    rc.check_spec(rc.table_spec(TABLE, Sparse()), Sparse(), tokens).require()
+    wrong = rc.table_spec({**TABLE, "gate.weight": "-, d", "gate.bias": "-"}, Sparse())
+    assert not rc.check_spec(wrong, Sparse(), tokens).kept
+    traced = rc.trace_spec(Sparse(), tokens.double())
+    assert not traced.layout.stacks
+    assert sum(group.size for group in traced.groups.values()) == WIDTH + EXPERTS * HIDDEN
+
+
+def test_numbers_within_names_of_modules() -> None:
+    tensors = {f"experts.expert_{number}.wi.weight": torch.zeros(2, 3) for number in range(12)}
+    layout = rc.table_spec({"experts.expert_{expert}.wi.weight": "-, -"}, tensors).layout
+    assert layout.groups["expert"].size == 12
+    assert layout.tensors == tuple(tensors)
 
 
 @pytest.mark.parametrize(

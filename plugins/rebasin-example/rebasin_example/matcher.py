@@ -73,7 +73,7 @@ class RankMatcher(Matcher):
 def _norms(layout: Layout, posterior: Posterior, group: str) -> Tensor:
     """Return the squared norm of the entries that belong to each unit of a group."""
     total = torch.zeros(layout.groups[group].size, dtype=torch.float64, device=posterior.device)
-    mean, stddev = posterior.mean, posterior.stddev
+    mean, stddev = layout.stacked(posterior.mean), layout.stacked(posterior.stddev)
     for name in layout.tensors_of(group):
         if name not in mean:
             continue

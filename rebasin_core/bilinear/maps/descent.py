@@ -10,7 +10,7 @@ import torch
 from rebasin_core.assignment import default_solver
 from rebasin_core.bilinear.maps.cell_pairs import cell_pairs
 from rebasin_core.bilinear.maps.gauge import mapping, transformed
-from rebasin_core.bilinear.maps.optimal import best_map, best_value
+from rebasin_core.bilinear.maps.optimal import best_map, best_value, can_improve
 from rebasin_core.bilinear.maps.products import unit_products
 from rebasin_core.bilinear.maps.signs import SignFamilies
 from rebasin_core.symmetry.kind import Kind
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 # A step is accepted only if its increase exceeds rounding.
 _RELATIVE_TOLERANCE = 1e-9
+# Number of sweeps after which the current network is recomputed from the candidate: as costly as a third of a sweep.
+_RECOMPUTED = 8
 
 
 @final
@@ -75,6 +77,7 @@ class MapDescent:
         Args:
             initial: The element; the identity if None.
         """
+        self._num_sweeps = 0
         self.element = initial or SymmetryElement.identity(self._symmetry)
         self._current = transformed(self.element, self._candidate, set(self._candidate))
 
@@ -110,8 +113,9 @@ class MapDescent:
         names = [name for name, group in self._layout.groups.items() if group.within is None]
         order = torch.randperm(len(names), generator=generator, device=generator.device).tolist()
         total = math.fsum(self._step(names[number], None) for number in order)
-        # Rounding does not accumulate over sweeps.
-        self._current = transformed(self.element, self._candidate, set(self._candidate))
+        self._num_sweeps += 1
+        if self._num_sweeps % _RECOMPUTED == 0:  # rounding does not accumulate over many sweeps
+            self._current = transformed(self.element, self._candidate, set(self._candidate))
         return total / max(self._scale, torch.finfo(torch.float64).tiny)
 
     def _inner(self, name: str) -> list[str]:
@@ -169,6 +173,8 @@ class MapDescent:
         if mixing:
             for linear in mixing:
                 similarity = self._similarity(name, known, outer, linear)
+                if not can_improve(linear.kind, similarity, _RELATIVE_TOLERANCE * self._scale):
+                    continue
                 number = self._symmetry.linear.index(linear)
                 step = mapping(self._symmetry, {number: best_map(linear.kind, similarity, pairs=linear.pairs)})
                 self._apply(step, {slot.tensor for slot in linear.degrees})

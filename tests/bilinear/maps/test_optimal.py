@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from rebasin_core.bilinear.maps.optimal import best_map, best_value
+from rebasin_core.bilinear.maps.optimal import best_map, best_value, can_improve
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.symmetry import Kind, Pairs
 
@@ -68,3 +68,50 @@ def test_signs_are_those_of_the_diagonal() -> None:
 def test_positive_factors_are_determined_by_the_gauge() -> None:
     with pytest.raises(InvalidInputError, match="gauge"):
         best_map(Kind.POSITIVE, similarity(3, 3))
+
+
+@pytest.mark.parametrize("kind", [Kind.ORTHOGONAL, Kind.ORTHOGONAL_FIXING_ONES, Kind.INVERTIBLE])
+@pytest.mark.parametrize(("size", "rank"), [(1, 1), (2, 2), (6, 2), (6, 0)])
+def test_singular_similarities_have_orthogonal_maps(kind: Kind, size: int, rank: int) -> None:
+    given = similarity(3, size, rank) @ similarity(3, rank, size, seed=1)
+    found = best_map(kind, given)
+    assert torch.allclose(found @ found.mT, torch.eye(size, dtype=torch.float64).expand(3, size, size), atol=1e-12)
+    assert torch.allclose((given * found).sum((-2, -1)), best_value(kind, given), atol=1e-12)
+    if kind is Kind.ORTHOGONAL_FIXING_ONES:
+        assert torch.allclose(found.sum(-1), torch.ones(3, size, dtype=torch.float64), atol=1e-12)
+
+
+MIXING = (Kind.ORTHOGONAL, Kind.ORTHOGONAL_FIXING_ONES, Kind.INVERTIBLE)
+
+
+@pytest.mark.parametrize("kind", MIXING)
+@pytest.mark.parametrize("shape", [(7, 7), (3, 5, 5)])
+def test_the_optimal_map_cannot_be_improved(kind: Kind, shape: tuple[int, ...]) -> None:
+    given = similarity(*shape)
+    assert can_improve(kind, given, 1e-9)
+    aligned = given @ best_map(kind, given).mT  # of the network to which the map was applied
+    assert not can_improve(kind, aligned, 1e-9)
+    worse = aligned.clone()
+    worse[..., :1, :] *= -1  # not positive definite: a rotation by 180 degrees of two units improves it
+    assert can_improve(kind, worse, 1e-9)
+
+
+@pytest.mark.parametrize("kind", MIXING)
+def test_an_improvement_above_the_tolerance_is_not_missed(kind: Kind) -> None:
+    missed, decided = 0, 0
+    for seed in range(20):
+        given = similarity(2, 6, 6, seed=seed)
+        aligned = given @ best_map(kind, given).mT
+        for size in (1e-1, 1e-2, 1e-3, 1e-4):
+            other = aligned + size * similarity(2, 6, 6, seed=seed + 100)
+            increase = (best_value(kind, other) - other.diagonal(dim1=-2, dim2=-1).sum(-1)).sum().item()
+            for tolerance in (0.3 * increase, 3 * increase, 30 * increase):
+                is_found = can_improve(kind, other, tolerance)
+                missed += not is_found and increase > tolerance
+                decided += not is_found
+    assert not missed
+    assert decided > 20  # the bound is close enough to decide
+
+
+def test_other_kinds_are_not_decided() -> None:
+    assert can_improve(Kind.SIGN, torch.eye(3, dtype=torch.float64), 1e-9)
