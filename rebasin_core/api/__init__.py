@@ -15,8 +15,10 @@ from rebasin_core.api.curves import fit_curve
 from rebasin_core.api.discrepancies import discrepancy, function_discrepancy
 from rebasin_core.api.evaluation import barrier, score
 from rebasin_core.api.folding import Folded, fold
+from rebasin_core.api.forks import Instability, instability
 from rebasin_core.api.landscape import BarrierMatrix, Star, barrier_matrix, star
 from rebasin_core.api.many import ManyMatch, match_many
+from rebasin_core.api.many_on_data import match_many_on_data
 from rebasin_core.api.matching import build, match
 from rebasin_core.api.merging import Merged, greedy_soup, merge, save_checkpoint
 from rebasin_core.api.plane import HullLosses, LossPlane, hull_losses, loss_plane
@@ -31,6 +33,7 @@ __all__ = [
     "BarrierMatrix",
     "Folded",
     "HullLosses",
+    "Instability",
     "LossPlane",
     "ManyMatch",
     "Merged",
@@ -52,10 +55,12 @@ __all__ = [
     "function_discrepancy",
     "greedy_soup",
     "hull_losses",
+    "instability",
     "load_posterior",
     "loss_plane",
     "match",
     "match_many",
+    "match_many_on_data",
     "merge",
     "merge_checkpoints",
     "merge_lora",

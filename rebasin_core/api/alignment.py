@@ -23,7 +23,6 @@ from rebasin_core.evaluation.normalization import BatchStatistics
 from rebasin_core.specs.base import require_spec
 from rebasin_core.specs.check import check_spec
 from rebasin_core.specs.files import save_spec
-from rebasin_core.tensors.frames import data_frame
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -106,10 +105,7 @@ class AlignResult:
         Raises:
             PluginError: If pandas is not installed.
         """
-        indices = self.match.permutation.indices
-        units = [index.numel() for index in indices.values()]
-        moved = self.match.moved
-        return data_frame({"group": list(indices), "units": units, "permuted": [moved[name] for name in indices]})
+        return self.match.to_frame()
 
     def save(self, folder: Path | str) -> None:
         """Write the aligned candidate, the permutation, the specification and the loss curves to a folder.

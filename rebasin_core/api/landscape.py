@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import torch
@@ -14,11 +15,14 @@ from rebasin_core.api.conversion import PosteriorLike, as_posterior, as_posterio
 from rebasin_core.api.evaluation import barrier
 from rebasin_core.api.matching import match
 from rebasin_core.barriers.drawing import new_axes
-from rebasin_core.errors import InvalidInputError
+from rebasin_core.barriers.plots import plot_curves
+from rebasin_core.errors import FileFormatError, InvalidInputError
 from rebasin_core.evaluation.task import require_task
 from rebasin_core.posteriors.barycenters import barycenter_or_moments
 from rebasin_core.report.drawing import draw_barrier_matrix
+from rebasin_core.tensors.files import read_tensors, write_tensors
 from rebasin_core.tensors.frames import data_frame
+from rebasin_core.tensors.reading import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,6 +37,9 @@ if TYPE_CHECKING:
     from rebasin_core.matchers.base import Matcher
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.specs.base import PermutationSpec
+
+# Kind of the files of barrier matrices.
+_MATRIX = "barrier_matrix"
 
 
 @final
@@ -66,6 +73,39 @@ class BarrierMatrix:
             if values is not None:
                 columns[name] = [values[pair].item() for pair in pairs]
         return data_frame(columns)
+
+    def save(self, path: Path | str) -> None:
+        """Write the matrices to a safetensors file, atomically.
+
+        Args:
+            path: Path of the file, which is replaced if it exists.
+
+        Raises:
+            StorageError: If it cannot be written.
+        """
+        every = {name: getattr(self, name) for name in self.__slots__}
+        write_tensors(path, {n: t for n, t in every.items() if t is not None}, kind=_MATRIX, document={})
+
+    @classmethod
+    def load(cls, path: Path | str) -> BarrierMatrix:
+        """Read matrices written by `save`.
+
+        Args:
+            path: Path of the file.
+
+        Returns:
+            Equal matrices.
+
+        Raises:
+            FileFormatError: If the file is missing or damaged, or of another kind.
+        """
+        tensors, _ = read_tensors(path, kind=_MATRIX)
+        names = ("unaligned", "unaligned_stderr", "aligned", "aligned_stderr")
+        if not set(names[:2]) <= tensors.keys() <= set(names):
+            message = f"{shown(Path(path))}: expected the tensors {names}, got {sorted(tensors)}"
+            raise FileFormatError(message)
+        first, second = names[:2]
+        return cls(tensors[first], tensors[second], tensors.get("aligned"), tensors.get("aligned_stderr"))
 
     def plot(self, axes: Axes | None = None, *, labels: Sequence[str] | None = None) -> Axes:
         """Plot the barriers after alignment, or before alignment if there was no specification.
@@ -164,6 +204,23 @@ class Star:
     center: Posterior
     curves: tuple[LossCurve, ...]
     is_barycenter: bool = True
+
+    def plot(self, axes: Axes | None = None, *, labels: Sequence[str] | None = None, excess: bool = False) -> Axes:
+        """Plot all curves in one figure.
+
+        Args:
+            axes: Matplotlib axes; those of a new figure if None.
+            labels: Label of each posterior; their indices if None.
+            excess: Whether to plot the excess over the linear interpolation of the endpoint losses, not the loss.
+
+        Returns:
+            The axes.
+
+        Raises:
+            PluginError: If matplotlib is not installed.
+        """
+        names = [str(index) for index in range(len(self.curves))] if labels is None else labels
+        return plot_curves(dict(zip(names, self.curves, strict=True)), axes, excess=excess)
 
 
 def star(

@@ -103,6 +103,11 @@ class RunConfig(Options):
     means of their posteriors. The results are stored, and shared with cells whose `inference` is this method. Without
     it, `inference` starts at random initializations."""
 
+    start_seed: NonNegativeInt | None = None
+    """Seed of one network at which all trained posteriors start: that of `start` if it is given, otherwise a random
+    initialization. The seeds of the posteriors then select batch order and noise only, and their barrier is the
+    instability of the training (Frankle et al. 2020). If not given, each posterior starts at a network of its seed."""
+
     reference: PosteriorSource = PosteriorSource(seed=1)
     """The posterior to align to; by default trained from seed 1."""
 

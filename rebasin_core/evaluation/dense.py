@@ -20,6 +20,41 @@ if TYPE_CHECKING:
 
 # Dimension of the elements, if it is not the first.
 _ELEMENT_AXES = {"log_prob": 1, "groups": 1, "outputs": 1}
+# Tensors that are kept on request only, and have many numbers for each element.
+_LARGE = ("prediction", "groups", "outputs")
+
+
+@final
+class _Column:
+    """Values of all elements in one tensor, allocated once.
+
+    Small tensors that are allocated between the large temporary ones of each batch would fragment the memory.
+
+    Args:
+        capacity: Maximum number of elements.
+        axis: Dimension of the elements.
+    """
+
+    def __init__(self, capacity: int, axis: int) -> None:
+        self._capacity = capacity
+        self._axis = axis
+        self._values: Tensor | None = None
+        self._length = 0
+
+    def add(self, part: Tensor) -> None:
+        """Append values."""
+        if self._values is None:
+            shape = list(part.shape)
+            shape[self._axis] = self._capacity
+            self._values = part.new_empty(shape)
+        count = part.shape[self._axis]
+        self._values.narrow(self._axis, self._length, count).copy_(part)
+        self._length += count
+
+    def joined(self) -> Tensor:
+        """Return all values."""
+        assert self._values is not None  # ruff: ignore[assert] - there is at least one batch
+        return self._values.narrow(self._axis, 0, self._length)
 
 
 @final
@@ -41,6 +76,9 @@ class DenseOutputs:
         self._likelihood = likelihood
         self._num_groups = groups
         self._keep = keep
+        # At least the number of elements: at most one for each entry of the targets.
+        self._capacity = sum(targets.numel() for _, targets in batches)
+        self._columns: dict[str, _Column] = {}
         self._parts: dict[str, list[Tensor]] = {}
 
     def fits(self, networks: AbstractNetworks) -> bool:
@@ -61,12 +99,17 @@ class DenseOutputs:
         added = _BatchOutputs(networks, self._likelihood, batch[1], self._num_groups)
         for outputs in networks.outputs([batch]):
             added.add(outputs.first, outputs.values, keep=self._keep)
-        for name, part in added.parts(keep_predictions=self._num_groups > 0).items():
-            self._parts.setdefault(name, []).append(part)
-        self._parts.setdefault("examples", []).append(added.examples + first)
+        found = added.parts(keep_predictions=self._num_groups > 0)
+        found["examples"] = added.examples + first
+        for name, part in found.items():
+            if name in _LARGE or (name == "targets" and part.dim() > 1):
+                self._parts.setdefault(name, []).append(part)
+            else:
+                column = self._columns.setdefault(name, _Column(self._capacity, _ELEMENT_AXES.get(name, 0)))
+                column.add(part)
 
     def parts(self) -> dict[str, Tensor]:
-        """Return the accumulated tensors, by the names of the attributes of `Predictions` and `ElementScores`.
+        """Return the accumulated tensors, by the names of the attributes of `Predictions`, and those of element scores.
 
         Returns:
             Tensors whose last or, for outputs and groups, second dimension counts elements.
@@ -74,14 +117,14 @@ class DenseOutputs:
         Raises:
             InvalidInputError: If there is no element, because all targets are ignored.
         """
-        if not sum(len(part) for part in self._parts["examples"]):
+        joined = {name: column.joined() for name, column in self._columns.items()}
+        if not len(joined["examples"]):
             message = "expected at least one target that is not ignored, got none"
             raise InvalidInputError(message)
-        joined = {
-            name: torch.cat(parts, _ELEMENT_AXES.get(name, 0))
-            for name, parts in self._parts.items()
-            if len({part.shape[1 + _ELEMENT_AXES.get(name, 0) :] for part in parts}) == 1
-        }
+        for name, parts in self._parts.items():
+            axis = _ELEMENT_AXES.get(name, 0)
+            if len({part.shape[1 + axis :] for part in parts}) == 1:
+                joined[name] = torch.cat(parts, axis)
         if self._num_groups and "groups" not in joined:
             message = "expected predictions of the same shape in all batches for this metric; use `nll`"
             raise InvalidInputError(message)

@@ -228,6 +228,8 @@ class FunctionalModel:
         try:
             with self.arithmetic():
                 outputs = self._call(dict(tensors), inputs)
+        except InvalidInputError:  # of the form of inputs or outputs
+            raise
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
@@ -258,6 +260,8 @@ class FunctionalModel:
 
 def _misfit(inputs: AnyInputs, error: Exception) -> str:
     text = f"the model cannot be run on inputs of {described_inputs(inputs)}: {error}"
+    if isinstance(inputs, ModelInputs):
+        text += ". If the model needs other arguments, convert the batches with `rebasin_core.data.UnpackedBatches`"
     if "does not require grad" in text:
         text += ". Gradients are disabled in evaluation; if `forward` computes some, enter `torch.enable_grad()` there"
     return text

@@ -9,6 +9,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar, final, overload
 
 import torch
+from typing_extensions import override
 
 from rebasin_core.errors import InvalidInputError, PriorWarning
 from rebasin_core.evaluation.likelihood import Likelihood
@@ -19,10 +20,12 @@ from rebasin_core.strategy import Strategy
 from rebasin_core.symmetry.linear import Symmetry
 from rebasin_core.symmetry.permutation import Permutation
 from rebasin_core.symmetry.symmetry_element import SymmetryElement
+from rebasin_core.tensors.frames import data_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    import pandas as pd
     from torch import Tensor, nn
 
     from rebasin_core.evaluation.task import Task
@@ -166,6 +169,29 @@ class MatchResult:
     def sweeps(self) -> int:
         """Number of sweeps over the groups, or other steps in ``trace``."""
         return len(self.trace) - 1
+
+    @override
+    def __str__(self) -> str:
+        """Return the number of permuted units, the objective, and why the matcher stopped."""
+        units = sum(index.numel() for index in self.permutation.indices.values())
+        bound = "" if self.gap is None else f", at most {self.gap:.4g} below the optimum"
+        permuted = sum(self.moved.values())
+        return (
+            f"{permuted} of {units} units permuted; objective {self.objective:.6g} (identity "
+            f"{self.identity_objective:.6g}{bound}); {self.outcome.value}"
+        )
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a pandas data frame with a row for each group: its name, its units, and the number permuted.
+
+        The units of a nested group are those of all blocks.
+
+        Raises:
+            PluginError: If pandas is not installed.
+        """
+        units = {name: index.numel() for name, index in self.permutation.indices.items()}
+        permuted = [self.moved[name] for name in units]
+        return data_frame({"group": list(units), "units": list(units.values()), "permuted": permuted})
 
     def at_identity(self, layout: Layout) -> MatchResult:
         """Return a result with the identity permutation and its objective.

@@ -111,6 +111,8 @@ def test_results_print_save_and_convert(tmp_path: Path) -> None:
     frame = result.to_frame()
     assert frame["units"].tolist() == [16, 12]
     assert frame["permuted"].tolist() == list(result.match.moved.values())
+    permuted = sum(result.match.moved.values())
+    assert str(result.match).startswith(f"{permuted} of 28 units permuted; objective")
     result.save(tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "aligned.json", "aligned.safetensors", "permutation.safetensors", "specification.json", "unaligned.json",
@@ -142,7 +144,7 @@ def test_a_curve_prints_its_barrier_and_notes() -> None:
     assert lines[3:] == list(curve.notes)
 
 
-def test_curves_matrices_and_planes_plot() -> None:
+def test_curves_matrices_and_planes_plot_and_save(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib").use("Agg")
     networks = [trained(seed) for seed in (0, 1, 2)]
     task = rc.Task(networks[0], DATA)
@@ -161,6 +163,15 @@ def test_curves_matrices_and_planes_plot() -> None:
     assert frame["first"].tolist() == [0, 0, 1]
     assert frame["aligned"].tolist() == [matrix.aligned[i, j].item() for i, j in ((0, 1), (0, 2), (1, 2))]
     assert str(matrix).startswith("unaligned: mean barrier")
+    matrix.save(tmp_path / "matrix.safetensors")
+    read = rc.api.BarrierMatrix.load(tmp_path / "matrix.safetensors")
+    assert read.aligned is not None
+    assert torch.equal(read.aligned, matrix.aligned)
+    result.match.permutation.save(tmp_path / "other.safetensors")
+    with pytest.raises(rc.errors.FileFormatError, match="barrier_matrix"):
+        rc.api.BarrierMatrix.load(tmp_path / "other.safetensors")
+    star = rc.star([networks[0], result.aligned], task, num_points=3)
+    assert len(star.plot(labels=["a", "b"]).lines) == 2
     plane = rc.loss_plane(networks[0], networks[1], networks[2], task, num_points=4)
     assert plane.plot().get_aspect() == 1.0
     rows = plane.to_frame()

@@ -145,6 +145,12 @@ def test_entries_that_the_model_does_not_take_are_named() -> None:
     assert rc.score(MODEL, rc.Task(MODEL, unpacked)).nll == pytest.approx(expected_loss(MODEL), rel=1e-5)
 
 
+def test_entries_without_a_parameter_are_one_dictionary_and_errors_name_the_remedy() -> None:
+    data = [{"image": LEFT, "path": ["a"] * 12, "label": LABELS}]
+    with pytest.raises(InvalidInputError, match=r"inputs of image \[12, 3\] float32, path list.*UnpackedBatches"):
+        rc.score(nn.Linear(3, 2), rc.Task(nn.Linear(3, 2), data))
+
+
 def test_inputs_of_unequal_lengths_are_named() -> None:
     with pytest.raises(InvalidInputError, match=r"one row per example.*left \[12, 3\] float32, right \[4, 3\]"):
         rc.score(MODEL, rc.Task(MODEL, [{"left": LEFT, "right": RIGHT[:4], "labels": LABELS}]))
@@ -238,7 +244,7 @@ def test_outputs_that_cannot_be_identified_are_named() -> None:
     model = nn.Sequential(nn.Linear(3, 3), Two())
     with pytest.raises(InvalidInputError, match=r"\['mean', 'scale'\]; name the logits or means with `output`"):
         rc.score(model, rc.Task(model, [(LEFT, LABELS)]))
-    with pytest.raises(InvalidInputError, match=r"an output 'logit', got dict with \['mean', 'scale'\]"):
+    with pytest.raises(InvalidInputError, match=r"^expected .* an output 'logit', got dict with \['mean', 'scale'\]"):
         rc.score(model, rc.Task(model, [(LEFT, LABELS)], output="logit"))
     with pytest.raises(InvalidInputError, match="select a tensor, got str"):
         rc.score(model, rc.Task(model, [(LEFT, LABELS)], output=repr))  # type: ignore[arg-type] # the error under test

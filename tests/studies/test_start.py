@@ -41,3 +41,28 @@ def test_posteriors_start_at_trained_networks_which_are_stored_once(tmp_path: Pa
             assert torch.equal(posterior.mean[name], tensor)
             assert not torch.equal(other.mean[name], tensor)
         assert not posterior.is_point
+
+
+def test_posteriors_with_one_start_seed_share_their_first_network(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    alone = rc.run(config(tmp_path, inference=POINT, reference={"seed": 7}), tmp_path / "alone", store=store)
+    started = rc.run(config(tmp_path, inference=STILL, start=POINT, start_seed=7), tmp_path / "started", store=store)
+    assert "train reference" in alone.computed
+    # The shared network is that of the first run.
+    assert not [label for label in started.computed if "start" in label]
+    point = rc.load_posterior(tmp_path / "alone/posteriors/reference.safetensors")
+    for role in ("reference", "candidate"):
+        posterior = rc.load_posterior(tmp_path / f"started/posteriors/{role}.safetensors")
+        torch.testing.assert_close(posterior.mean, point.mean, rtol=0, atol=0)
+
+
+def test_posteriors_with_one_start_seed_share_their_initialization(tmp_path: Path) -> None:
+    still = {"name": "map", "epochs": 1, "optimizer": {"name": "SGD", "lr": 0.0}}
+    rc.run(config(tmp_path, inference=still, start_seed=7), tmp_path / "run")
+    rc.run(config(tmp_path, inference=still, reference={"seed": 7}), tmp_path / "own")
+    own = rc.load_posterior(tmp_path / "own/posteriors/reference.safetensors")
+    other = rc.load_posterior(tmp_path / "own/posteriors/candidate.safetensors")
+    for role in ("reference", "candidate"):
+        found = rc.load_posterior(tmp_path / f"run/posteriors/{role}.safetensors")
+        torch.testing.assert_close(found.mean, own.mean, rtol=0, atol=0)
+        assert not torch.equal(found.mean["layers.0.weight"], other.mean["layers.0.weight"])

@@ -39,6 +39,9 @@ class TrainWork(Work):
     seed: NonNegativeInt
     """Seed of the initialization, the batch order and the noise of training."""
 
+    initialization_seed: NonNegativeInt | None = None
+    """Seed of the initialization, if it is another one."""
+
     batch_size: PositiveInt
     """Batch size."""
 
@@ -50,6 +53,11 @@ class TrainWork(Work):
 
     compiled: bool = False
     """Whether the network is compiled."""
+
+    @property
+    def _initialization(self) -> int:
+        """Seed of the initialization."""
+        return self.seed if self.initialization_seed is None else self.initialization_seed
 
     def batches(self, examples: Examples) -> tuple[TensorBatches, TensorBatches | None]:
         """Return batches of the training and the held-out examples.
@@ -76,13 +84,13 @@ class TrainWork(Work):
             InvalidInputError: If an option does not fit.
         """
         data, validation = self.batches(examples)
-        model = self.network.build(device, seed=self.seed)
+        model = self.network.build(device, seed=self._initialization)
         self.inference.check(model, data, validation=validation, spec=spec, likelihood=self.likelihood)
 
     @override
     def compute(self, context: Context) -> Product:
         data, validation = self.batches(context.examples("train"))
-        model = self.network.build(context.device, seed=self.seed)
+        model = self.network.build(context.device, seed=self._initialization)
         if context.reads("start"):
             first = context.posterior("start", self.network)
             model.load_state_dict({**first.mean, **first.buffers})

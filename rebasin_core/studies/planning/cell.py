@@ -188,7 +188,8 @@ class CellPlan:
         training = self.training(source)
         if self.config.start is None:
             return self._trained(training, f"train {label}")
-        first = training.model_copy(update={"inference": self.config.start})
+        own = training.seed if self.config.start_seed is None else self.config.start_seed
+        first = training.model_copy(update={"inference": self.config.start, "seed": own})
         return self._trained(training, f"train {label}", start=self._trained(first, f"train start of {label}"))
 
     def _trained(self, training: TrainWork, label: str, *, start: Stage | None = None) -> Stage:
@@ -227,6 +228,7 @@ class CellPlan:
             likelihood=self.likelihood,
             inference=source.inference or config.inference,
             seed=source.seed or 0,
+            initialization_seed=config.start_seed if config.start is None else None,
             batch_size=config.batch_size,
             validation_fraction=config.validation_fraction,
             validation_batch_size=config.evaluation_batch_size if config.validation_fraction else None,
