@@ -11,7 +11,7 @@ from tqdm import tqdm
 if TYPE_CHECKING:
     from types import TracebackType
 
-# Shorter steps are summarized: at most one line in this number of seconds, so that logs stay short.
+# Shorter steps are summarized: at most one line in this number of seconds.
 _SECONDS_BETWEEN_LINES = 1.0
 
 
@@ -66,4 +66,4 @@ class StepProgress:
         if self._has_lines and (now >= self._next_line or self._done == self._total):
             self._next_line = now + _SECONDS_BETWEEN_LINES
             text = f"{self._label}{self._unit} {self._done}/{self._total}, {note}, {now - self._start:.0f} s"
-            print(text, file=sys.stderr, flush=True)  # ruff: ignore[print] - what this class is for
+            print(text, file=sys.stderr, flush=True)  # ruff: ignore[print] - the purpose of this class

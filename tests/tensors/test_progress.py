@@ -47,7 +47,7 @@ def test_a_terminal_has_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "epoch 1/2" not in terminal.getvalue()
 
 
-def test_nothing_is_shown_if_not_requested(capsys: pytest.CaptureFixture[str]) -> None:
+def test_hidden_progress_prints_no_line(capsys: pytest.CaptureFixture[str]) -> None:
     with StepProgress(2, is_shown=False) as shown:
         shown.advance("loss")
     assert capsys.readouterr() == ("", "")

@@ -86,7 +86,7 @@ class StageLines(Observer):
 
     @staticmethod
     def _print(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)  # ruff: ignore[print] - what this class is for
+        print(text, file=sys.stderr, flush=True)  # ruff: ignore[print] - the purpose of this class
 
 
 def stage_display() -> Observer:
