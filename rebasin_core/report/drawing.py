@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
     from torch import Tensor
 
 # Larger matrices have no numbers in their cells.
@@ -89,26 +90,30 @@ def draw_reliability(axes: Axes, counts: Tensor, confidence: Tensor, accuracy: T
     fractions = counts / counts.sum()
     axes.bar(centers.numpy(), fractions.numpy(), width=0.9 / len(counts), color="#cccccc", label="fraction of examples")
     axes.plot([0, 1], [0, 1], color="black", linewidth=0.8)
-    axes.plot(
-        confidence[filled].numpy(), accuracy[filled].numpy(), marker="o", color=COLORS[0], label=label or "accuracy"
-    )
+    # Not clipped: an accuracy of 1 is at the upper edge.
+    points = confidence[filled].numpy(), accuracy[filled].numpy()
+    axes.plot(*points, marker="o", color=COLORS[0], label=label or "accuracy", clip_on=False)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     axes.set_xlabel("confidence")
     axes.set_ylabel("accuracy")
 
 
-def draw_similarity(axes: Axes, similarity: Tensor, *, largest: float = 1.0) -> None:
+def draw_similarity(axes: Axes, similarity: Tensor, *, largest: float = 1.0) -> AxesImage:
     """Plot a matrix of unit similarities; after alignment, its diagonal is dominant.
 
     Args:
         axes: Matplotlib axes.
         similarity: ``[n, n]``: cosine similarities of reference units (rows) and candidate units (columns).
         largest: Upper limit of the color scale; negative similarities are shown as zero.
+
+    Returns:
+        The image, for a color bar.
     """
-    axes.imshow(similarity.clamp_min(0).numpy(), cmap=SEQUENTIAL, vmin=0.0, vmax=largest)
+    image = axes.imshow(similarity.clamp_min(0).numpy(), cmap=SEQUENTIAL, vmin=0.0, vmax=largest)
     axes.grid(visible=False)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_xlabel("candidate units")
     axes.set_ylabel("reference units")
+    return image

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from rebasin_core.barriers.curve import LossCurve
 from rebasin_core.errors import FileFormatError
-from rebasin_core.report.figures import score_files, write_figures
-from rebasin_core.report.records import RunRecord, Scores, Summary
+from rebasin_core.report.description import description_of, title_of
+from rebasin_core.report.figures import run_figures, score_files
+from rebasin_core.report.records import Commands, RunRecord, Scores, Summary
 from rebasin_core.report.table import barrier_notes, barrier_rows, best_alignment, error_name
 from rebasin_core.tensors.files import write_bytes
 from rebasin_core.tensors.reading import read_json
@@ -19,9 +20,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from rebasin_core.report.records import Configuration, MatchRecord
+    from rebasin_core.report.figures import RunFigure
+    from rebasin_core.report.records import MatchRecord
 
 _PAGE = "report.html"
+# Larger scores have one decimal.
+_LARGE = 10.0
+# Of tables that fit a narrow screen.
+_MAX_COLUMNS = 4
 _CSS = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #57606a; --line: #d8dee4; --paper: #ffffff; --tint: #f6f8fa; }
 @media (prefers-color-scheme: dark) {
@@ -33,40 +39,51 @@ h1 { font-size: 1.7rem; margin: 0 0 .25rem; }
 h2 { font-size: 1.2rem; margin: 2.5rem 0 .75rem; padding-bottom: .3rem; border-bottom: 1px solid var(--line); }
 p { max-width: 46rem; } .soft { color: var(--soft); } .answer { font-size: 1.15rem; }
 .note { border-left: 3px solid #b35900; padding-left: .75rem; }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; scrollbar-width: thin; } code { background: var(--tint); overflow-wrap: anywhere; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .5rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { font-weight: 600; background: var(--tint); } th:first-child, td:first-child { text-align: left; }
+td { overflow-wrap: anywhere; } .narrow { display: none; }
 img { max-width: 100%; height: auto; background: #ffffff; border-radius: 4px; }
 figure { margin: 1rem 0; } figcaption { color: var(--soft); font-size: .9rem; }
 pre { background: var(--tint); padding: 1rem; overflow-x: auto; font-size: .85rem; border-radius: 4px; }
 summary { cursor: pointer; }
+@media (max-width: 640px) {
+  body { padding: 1rem .75rem 3rem; font-size: 15px; } h1 { font-size: 1.35rem; } .answer { font-size: 1.05rem; }
+  table { font-size: .8rem; } th, td { padding: .3rem .25rem; white-space: normal; }
+  .wide { display: none; } .narrow { display: block; }
+}
 """
 _CAPTIONS = {
-    "barrier": "Left: loss along the path. Right: excess loss of the aligned pairs over the linear interpolation of "
-    "the endpoint losses. Bands: ± 2 Monte Carlo standard errors.",
-    "reliability": "Reliability diagrams: accuracy against confidence (blue). Gray bars: fraction of examples in each "
-    "confidence bin. Diagonal: perfect calibration.",
-    "similarity": "Cosine similarity between the weights of the (up to 48) largest-norm reference units (rows) and the "
-    "candidate units at the same indices (columns), before and after alignment. Up to 4 groups.",
+    "barrier": "Loss on the {subject} data, from the reference (t = 0) to the candidate (t = 1). First panel: loss along "
+    "the path. Second panel: excess loss of the aligned pairs over the linear interpolation of the endpoint losses. "
+    "Bands: ± 2 Monte Carlo standard errors.",
+    "training": "Training objective of each epoch, averaged over its batches.",
+    "reliability": "Reliability diagrams on the {subject} data: accuracy against confidence (blue). Gray bars: fraction "
+    "of examples in each confidence bin. Diagonal: perfect calibration.",
+    "similarity": "Matcher {subject}: cosine similarity between the weights of the (up to 48) largest-norm reference "
+    "units (rows) and the candidate units at the same indices (columns), before and after alignment. Up to 4 groups. "
+    "Negative values are shown as zero.",
 }
 _SCORE_HEADINGS = {
-    "nll": "NLL|(nats)",
-    "nll_original": "NLL|(original units)",
-    "nll_stderr": "NLL|MC s.e.",
-    "nll_bias": "NLL|bias",
-    "nll_data_stderr": "NLL|data s.e.",
-    "effective_samples": "effective|samples",
-    "gibbs": "Gibbs loss|(nats)",
-    "brier": "Brier|score",
-    "ece": "ECE",
-    "entropy": "predictive|entropy (nats)",
-    "mutual_information": "mutual|information (nats)",
+    "nll": "NLL (nats per example)",
+    "nll_original": "NLL (original units)",
+    "nll_stderr": "NLL, Monte Carlo standard error",
+    "nll_bias": "NLL, estimated bias",
+    "nll_data_stderr": "NLL, standard error from the finite dataset",
+    "effective_samples": "effective number of posterior samples",
+    "gibbs": "Gibbs loss (nats per example)",
+    "accuracy": "accuracy (fraction of examples)",
+    "brier": "Brier score",
+    "ece": "expected calibration error",
+    "entropy": "predictive entropy (nats)",
+    "mutual_information": "mutual information (nats)",
     "rmse": "RMSE",
     "crps": "CRPS",
-    "rmse_original": "RMSE|(original units)",
-    "crps_original": "CRPS|(original units)",
+    "rmse_original": "RMSE (original units)",
+    "crps_original": "CRPS (original units)",
 }
+_COMMANDS = '<p class="soft" id="commands">{}</p>'
 
 
 def write_report(folder: Path) -> Path:
@@ -88,9 +105,11 @@ def write_report(folder: Path) -> Path:
         raise FileFormatError(message)
     summary = Summary.read(folder / "summary.json")
     record = RunRecord.read(folder / "run.json")
-    figures = [path for path in write_figures(folder) if path.suffix == ".svg"]
+    figures = run_figures(folder)
+    for figure in figures:
+        figure.save(folder / "figures")
     body = _body(folder, summary, record, figures)
-    title = escape(_title(record.config))
+    title = escape(title_of(record.config))
     page = (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>rebasin_core: {title}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_CSS}</style></head>\n'
@@ -100,9 +119,41 @@ def write_report(folder: Path) -> Path:
     return folder / _PAGE
 
 
-def _body(folder: Path, summary: Summary, record: RunRecord, figures: Sequence[Path]) -> str:
+def update_commands(folder: Path) -> None:
+    """Write the last command of ``stages/commands.json`` to the report of a run, if it has one.
+
+    Args:
+        folder: The run's output folder.
+
+    Raises:
+        FileFormatError: If a file is damaged.
+        StorageError: If the report cannot be written.
+    """
+    path = folder / _PAGE
+    if not path.is_file():
+        return
+    start, stop = (part.encode() for part in _COMMANDS.split("{}"))
+    before, found, rest = path.read_bytes().partition(start)
+    content = before + _commands(folder).encode() + rest.partition(stop)[2]
+    if found and content != path.read_bytes():
+        write_bytes(path, content)
+
+
+def _commands(folder: Path) -> str:
+    """Return the paragraph with the last command; without text in a report that no command has read yet."""
+    path = folder / "stages" / "commands.json"
+    commands = Commands.read(path).commands if path.is_file() else []
+    text = ""
+    if commands:
+        text = f"Date: {escape(commands[-1].date)}. Command: <code>{escape(commands[-1].command)}</code>"
+    return _COMMANDS.format(text)
+
+
+def _body(folder: Path, summary: Summary, record: RunRecord, figures: Sequence[RunFigure]) -> str:
     config = record.config
-    parts = [f"<h1>{escape(_title(config))}</h1>", f'<p class="soft">Inference: {escape(config.inference.name)}</p>']
+    parts = [f"<h1>{escape(title_of(config))}</h1>"]
+    parts += [f'<p class="soft">{escape(line)}</p>' for line in description_of(config)]
+    parts.append(_commands(folder))
     for split, entries in summary.barriers.items():
         curves = {
             label: LossCurve.from_json(read_json(folder / "curves" / split / f"{label}.json")) for label in entries
@@ -110,13 +161,15 @@ def _body(folder: Path, summary: Summary, record: RunRecord, figures: Sequence[P
         parts += [f"<h2>Loss barrier on the {escape(split)} data</h2>", _answer(curves)]
         means = {label: entry.means.height for label, entry in entries.items() if entry.means is not None}
         headings, rows = barrier_rows(curves, summary.wasserstein_distances, means)
+        parts += [_figure(folder, figure) for figure in figures if figure.name == f"barrier_{split}"]
         parts.append(_table(headings, rows))
         parts += [f'<p class="note">{escape(note)}</p>' for note in barrier_notes(curves)]
-        parts += [_figure(path) for path in figures if path.stem == f"barrier_{split}"]
         parts.append(_scores(folder, split))
-        parts += [_figure(path) for path in figures if path.stem == f"reliability_{split}"]
+        parts += [_figure(folder, figure) for figure in figures if figure.name == f"reliability_{split}"]
+    training = [_figure(folder, figure) for figure in figures if figure.kind == "training"]
+    parts += ["<h2>Training</h2>", *training] if training else []
     parts += ["<h2>Matching</h2>", _matches(summary.matches)]
-    parts += [_figure(path) for path in figures if path.stem.startswith("similarity_")]
+    parts += [_figure(folder, figure) for figure in figures if figure.kind == "similarity"]
     settings = escape(json.dumps(read_json(folder / "run.json")["config"], indent=2))
     versions = ", ".join(f"{name} {version}" for name, version in {**record.code, **record.about}.items())
     parts += [
@@ -125,11 +178,6 @@ def _body(folder: Path, summary: Summary, record: RunRecord, figures: Sequence[P
         f'<p class="soft">{escape(versions)}</p>',
     ]
     return "\n".join(parts)
-
-
-def _title(config: Configuration) -> str:
-    """Return the title: the network and the dataset. It has no path, so equal runs have equal reports."""
-    return f"{config.architecture.name} on {config.data.name}"
 
 
 def _answer(curves: Mapping[str, LossCurve]) -> str:
@@ -146,10 +194,11 @@ def _scores(folder: Path, split: str) -> str:
     found = {role: Scores.read(path).scores for role, path in score_files(folder, split).items()}
     if not found:
         return ""
-    names = list(found["reference"])
-    rows = [[role, *(_number(scores.get(name)) for name in names)] for role, scores in found.items()]
-    headings = [_SCORE_HEADINGS.get(name, name) for name in names]
-    return "<h3>Predictive scores</h3>" + _table(["posterior", *headings], rows)
+    rows = [
+        [_SCORE_HEADINGS.get(name, name), *(_score(scores.get(name)) for scores in found.values())]
+        for name in found["reference"]
+    ]
+    return "<h3>Predictive scores</h3>" + _table(["score", *found], rows)
 
 
 def _matches(matches: Mapping[str, MatchRecord]) -> str:
@@ -169,21 +218,37 @@ def _matches(matches: Mapping[str, MatchRecord]) -> str:
 
 
 def _table(headings: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(heading).replace('|', '<br>')}</th>" for heading in headings)
-    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    """Return a table; on narrow screens the columns of a wide one are rows."""
+    lines = [list(headings), *map(list, rows)]
+    if len(lines[0]) <= _MAX_COLUMNS:
+        return _markup(lines, "")
+    return _markup(lines, "wide") + _markup(list(zip(*lines, strict=True)), "narrow")
 
 
-def _figure(path: Path) -> str:
+def _markup(lines: Sequence[Sequence[str]], style: str) -> str:
+    first, *rest = ([escape(cell).replace("|", "<br>") for cell in line] for line in lines)
+    head = "".join(f"<th>{cell}</th>" for cell in first)
+    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in line)}</tr>" for line in rest)
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="scroll {style}">{table}</div>'
+
+
+def _figure(folder: Path, figure: RunFigure) -> str:
     """Return a figure embedded as an image. Inline SVG would not do: ids of different figures would collide."""
-    data = base64.b64encode(path.read_bytes()).decode()
-    kind, _, subject = path.stem.partition("_")
-    caption = f"Matcher {subject}. {_CAPTIONS[kind]}" if kind == "similarity" else _CAPTIONS[kind]
-    alternative = escape(f"{path.stem.replace('_', ' ')}. {caption}")
-    return (
-        f'<figure><img alt="{alternative}" src="data:image/svg+xml;base64,{data}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
+    wide = (folder / "figures" / f"{figure.name}.svg").read_bytes()
+    caption = _CAPTIONS[figure.kind].format(subject=figure.subject)
+    alternative = escape(f"{figure.name.replace('_', ' ')}. {caption}")
+    narrow = f'<source media="(max-width: 640px)" srcset="{_embedded(figure.narrow_svg())}">'
+    image = f'<img alt="{alternative}" src="{_embedded(wide)}">'
+    return f"<figure><picture>{narrow}{image}</picture><figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def _embedded(svg: bytes) -> str:
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
+
+
+def _score(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}" if abs(value) < _LARGE else f"{value:.1f}"
 
 
 def _number(value: float | None) -> str:

@@ -146,11 +146,50 @@ class Sides(_Record):
     after: Matrix
 
 
+class Training(_Record):
+    """History of the training of a posterior."""
+
+    history: list[float]
+    """Mean objective of each epoch, in nats per example."""
+
+    validation: list[float] = []
+    """Validation loss of each epoch; empty if no examples were held out."""
+
+
+class Command(_Record):
+    """A command that computed or read a run."""
+
+    date: str
+    """Date and time (UTC)."""
+
+    command: str
+    """The command."""
+
+
+class Commands(_Record):
+    """Content of ``stages/commands.json``."""
+
+    commands: list[Command]
+    """The commands, oldest first."""
+
+
 class Choice(_Record):
-    """A component in a configuration."""
+    """A component in a configuration, with its options."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow")
 
     name: str
     """Registered name."""
+
+
+class Source(_Record):
+    """A posterior of a run."""
+
+    seed: int | None = None
+    """Seed of the training."""
+
+    path: str | None = None
+    """File that it is loaded from; None if it is trained."""
 
 
 class Configuration(_Record):
@@ -161,6 +200,9 @@ class Configuration(_Record):
     architecture: Choice
     data: Choice
     inference: Choice
+    barrier: Choice
+    reference: Source
+    candidate: Source
 
 
 class Similarities(_Readable, RootModel[dict[str, Sides]]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from io import BytesIO
 from typing import TYPE_CHECKING, Any, cast
 
 from rebasin_core.barriers.drawing import COLORS, LINES, UNALIGNED_COLOR
@@ -10,7 +11,7 @@ from rebasin_core.errors import PluginError
 from rebasin_core.tensors.files import replacing
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Sequence
     from pathlib import Path
 
     from matplotlib.figure import Figure
@@ -20,6 +21,8 @@ __all__ = ["COLORS", "LINES", "SEQUENTIAL", "UNALIGNED_COLOR", "save_figure", "s
 SEQUENTIAL = "cividis"
 """Color map of nonnegative values: perceptually uniform, also with color vision deficiency."""
 
+# By default matplotlib writes the date into these files.
+_UNDATED: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 _STYLE: dict[str, Any] = {
     "axes.spines.right": False,
     "axes.spines.top": False,
@@ -56,24 +59,37 @@ def styled_figure(width: float, height: float) -> Generator[Figure]:
         yield Figure(figsize=(width, height), layout="constrained")
 
 
-def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write a figure as PNG and SVG; equal figures give identical files.
+def save_figure(figure: Figure, folder: Path, name: str, *, formats: Sequence[str] = ("png", "svg")) -> list[Path]:
+    """Write a figure in several formats; equal figures give identical files.
 
     Args:
         figure: The figure.
         folder: Output folder.
         name: File name without suffix.
+        formats: Suffixes of the files among ``png``, ``svg`` and ``pdf``.
 
     Returns:
-        The two files.
+        The files, in the order of the formats.
 
     Raises:
         StorageError: If they cannot be written.
     """
-    paths = [folder / f"{name}.{suffix}" for suffix in ("png", "svg")]
+    paths = [folder / f"{name}.{suffix}" for suffix in formats]
     for path in paths:
         with replacing(path) as temporary:
-            # By default matplotlib writes the date into SVG files.
-            metadata = {"Date": None} if path.suffix == ".svg" else None
-            figure.savefig(temporary, format=path.suffix[1:], dpi=150, metadata=metadata)
+            figure.savefig(temporary, format=path.suffix[1:], dpi=150, metadata=_UNDATED.get(path.suffix[1:]))
     return paths
+
+
+def svg_of(figure: Figure) -> bytes:
+    """Return a figure as SVG; equal figures give identical bytes.
+
+    Args:
+        figure: The figure.
+
+    Returns:
+        The content of an SVG file.
+    """
+    buffer = BytesIO()
+    figure.savefig(buffer, format="svg", metadata=_UNDATED["svg"])
+    return buffer.getvalue()

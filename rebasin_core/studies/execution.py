@@ -14,6 +14,7 @@ from rebasin_core.config.run import RunConfig
 from rebasin_core.errors import DamagedArtifactError, MissingArtifactError, StorageError
 from rebasin_core.executors.in_process import InProcessExecutor
 from rebasin_core.plugin.registry import Registry, default_registry
+from rebasin_core.report.page import update_commands
 from rebasin_core.studies.engine.display import StageLines
 from rebasin_core.studies.engine.preparation import Preparation
 from rebasin_core.studies.engine.scheduler import Scheduler, Settings
@@ -125,6 +126,8 @@ def run(
         opened.write_root(root_of("run", str(folder.root.absolute())), [stage.id for stage in plan.graph])
         preparation.write()
         computed, artifacts = _completed(plan, workspace, folder)
+        folder.add_command()
+        update_commands(folder.root)
     return _result(plan, folder.root, artifacts, workspace, computed)
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
+import socket
+import sys
 from contextlib import ExitStack, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any, Self, final
@@ -14,7 +18,7 @@ from rebasin_core.problems import messages
 from rebasin_core.studies.kinds.view import write_results
 from rebasin_core.tensors.files import is_unfinished, write_json
 from rebasin_core.tensors.lock import LOCK, FolderLock
-from rebasin_core.tensors.reading import read_record, reason
+from rebasin_core.tensors.reading import read_json, read_record, reason
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,11 +27,16 @@ if TYPE_CHECKING:
     from rebasin_core.studies.store import Artifact, Store
 
 RECORD = "run.json"
+COMMANDS = "stages/commands.json"
+"""Commands that computed or read the run, the last 100."""
+
 STORE = "store"
 """Name of the store in the output folder, unless another one is chosen."""
 
 _KIND, _VERSION = "run", 2
-_FOLDERS = ("posteriors", "permutations", "similarities", "curves", "scores", "stages", "figures")
+_MAX_COMMANDS = 100
+_MAX_COMMAND = 1000  # characters
+_FOLDERS = ("posteriors", "training", "permutations", "similarities", "curves", "scores", "stages", "figures")
 
 
 class _Record(BaseModel):
@@ -99,6 +108,26 @@ class RunFolder:
             write_json(self.root / name, about)
             self._results |= dict.fromkeys((*names, name), artifact.id)
         self._write_record()
+
+    def add_command(self) -> None:
+        """Append the date and the command of this process to ``stages/commands.json``.
+
+        Raises:
+            StorageError: If the file cannot be written.
+        """
+        path = self.root / COMMANDS
+        try:
+            before = read_json(path)["commands"]
+        except (FileFormatError, KeyError, TypeError):  # missing, or not written by a run
+            before = []
+        name = Path(sys.argv[0]).name
+        program = "rebasin" if name == "__main__.py" else name
+        command = {
+            "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            "command": shlex.join([program, *sys.argv[1:]])[:_MAX_COMMAND],
+            "host": socket.gethostname(),
+        }
+        write_json(path, {"commands": [*list(before)[1 - _MAX_COMMANDS :], command]})
 
     def _write_record(self) -> None:
         record = {"kind": _KIND, "version": _VERSION, **self._entries, "stages": dict(self._stages)}

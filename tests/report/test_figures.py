@@ -36,8 +36,9 @@ def test_figures_are_reproducible(tmp_path: Path) -> None:
         write_json(tmp_path / "curves" / "test" / f"{label}.json", found.as_json())
     write_json(tmp_path / "summary.json", {"wasserstein_distances": dict.fromkeys(curves)})
     paths = write_figures(tmp_path)
-    assert [path.name for path in paths] == ["barrier_test.png", "barrier_test.svg"]
+    assert [path.name for path in paths] == ["barrier_test.png", "barrier_test.svg", "barrier_test.pdf"]
     assert paths[0].read_bytes().startswith(b"\x89PNG")
+    assert paths[2].read_bytes().startswith(b"%PDF")
     text = "".join(ET.parse(paths[1]).getroot().itertext())
     assert text or paths[1].stat().st_size > 10_000
     before = [path.read_bytes() for path in paths]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
@@ -25,6 +26,7 @@ from rebasin_core.report import (
     styled_figure,
     write_report,
 )
+from rebasin_core.report.page import update_commands
 
 TEXT = """
 data: digits
@@ -57,7 +59,7 @@ class Page(HTMLParser):
         values = dict(attrs)
         self.sources += [str(values["src"])] if "src" in values else []
         self.links += [str(values["href"])] if "href" in values else []
-        if tag not in {"meta", "img", "br"}:
+        if tag not in {"meta", "img", "br", "source"}:
             self.open.append(tag)
 
     @override
@@ -71,13 +73,54 @@ def test_the_report_is_one_file_without_links(folder: Path) -> None:
     page.feed(text)
     assert not page.open
     assert not page.links
-    assert len(page.sources) == 6
+    assert len(page.sources) == 7
     assert all(source.startswith("data:image/svg+xml;base64,") for source in page.sources)
     assert not re.search(r"https?://", text)
     assert "Loss barrier on the train data" in text
     summary = json.loads((folder / "summary.json").read_text())
     for curve in summary["barriers"]["test"].values():
         assert f"{curve['height']:.4f}" in text
+
+
+def test_the_report_names_the_network_the_training_and_the_last_command(folder: Path) -> None:
+    text = write_report(folder).read_text(encoding="utf-8")
+    assert "<h1>mlp (activation relu, hidden 10) on digits</h1>" in text
+    assert "Inference: mean_field_vi (epochs 2, " in text
+    assert "; reference: seed 0; candidate: seed 1." in text
+    assert "Barrier: marginalized (points 3, samples 4, path auto)." in text
+    assert "<td>NLL (nats per example)</td>" in text
+    history = json.loads((folder / "training" / "reference.json").read_text())["history"]
+    assert len(history) == 2
+    (command,) = json.loads((folder / "stages" / "commands.json").read_text())["commands"]
+    assert f"Date: {command['date']}. Command: <code>{html.escape(command['command'])}</code>" in text
+
+
+def test_the_command_is_updated_without_other_changes(folder: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "copied"
+    shutil.copytree(folder, copied)
+    (copied / "stages" / "commands.json").unlink()
+    plain = write_report(copied).read_bytes()
+    update_commands(copied)
+    assert (copied / "report.html").read_bytes() == plain
+    for command in ("rebasin run <a>.yaml", "rebasin run b.yaml"):
+        entries = [{"date": "2026-01-02 03:04 UTC", "command": command, "host": "here"}]
+        (copied / "stages" / "commands.json").write_text(json.dumps({"commands": entries}))
+        update_commands(copied)
+        updated = (copied / "report.html").read_bytes()
+        assert html.escape(command).encode() in updated
+        assert write_report(copied).read_bytes() == updated
+    shown = b"Date: 2026-01-02 03:04 UTC. Command: <code>rebasin run b.yaml</code>"
+    assert updated.replace(shown, b"") == plain
+
+
+def test_wide_tables_have_a_narrow_form(folder: Path) -> None:
+    text = write_report(folder).read_text(encoding="utf-8")
+    rows = {kind: len(re.findall(f'<div class="scroll {kind}">', text)) for kind in ("wide", "narrow")}
+    assert rows == {"wide": 3, "narrow": 3}  # barriers of two splits, matches
+    summary = json.loads((folder / "summary.json").read_text())
+    height = f"{summary['barriers']['test']['weight']['height']:.4f}"
+    assert "<td>barrier<br>(nats)</td><td>" in text
+    assert re.search(rf"<td>weight</td><td>{height}</td>", text)
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium on this machine")

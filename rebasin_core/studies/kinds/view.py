@@ -64,6 +64,8 @@ def _files(role: str, artifact: Artifact) -> dict[str, bytes | _Stored]:
     match kind:
         case "posterior":
             found = {f"posteriors/{rest}.safetensors": _Stored(POSTERIOR)}
+            if "training" in documents:
+                found[f"training/{rest}.json"] = _json(documents["training"])
         case "match":
             found = {
                 f"permutations/{rest}.safetensors": _Stored(PERMUTATION),
