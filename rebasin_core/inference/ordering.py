@@ -1,4 +1,4 @@
-"""One order of the units of several networks, which are stacked in the same tensors."""
+"""Shared ordering of the units of several networks, which are stacked in the same tensors."""
 
 from __future__ import annotations
 

@@ -185,7 +185,7 @@ class GaussianPrior:
         """
         if not layout.stacks and not any(t.dim() for part in (self.mean, self.stddev) for t in part.values()):
             return True
-        # A random permutation of a small group may be the identity. The shift moves every unit.
+        # A random permutation of a small group may be the identity. The shift has no fixed point.
         shifted = {name: index.roll(1, -1) for name, index in Permutation.identity(layout).indices.items()}
         elements = Permutation(layout, shifted), Permutation.random(layout, generator=torch.Generator().manual_seed(0))
         return all(self._is_invariant(element) for element in elements)
