@@ -33,6 +33,7 @@ NAMES = {
         "loss_plane",
         "match",
         "match_many",
+        "match_many_on_data",
         "merge",
         "merge_checkpoints",
         "merge_lora",

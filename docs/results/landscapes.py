@@ -8,12 +8,13 @@ DATA is a folder with Fashion-MNIST, in the format of `rebasin_core.data.Fashion
 from __future__ import annotations
 
 import argparse
+import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
-from time import monotonic
-from typing import TYPE_CHECKING
+from time import process_time
+from typing import TYPE_CHECKING, Any
 
 import torch
 from matplotlib.figure import Figure
@@ -28,18 +29,30 @@ if TYPE_CHECKING:
 
     from rebasin_core.landscapes import SimplicialComplex
 
-SEEDS, NUM_TRAIN, NUM_TEST, BATCH = (0, 1, 2), 2000, 2000, 100
-STEPS = (0, 5, 20, 60, 200, 400)
-EPOCHS = {"mlp": 30, "resnet": 30}
+SEEDS, NUM_TRAIN, NUM_TEST, BATCH = (0, 1, 2), 1000, 1000, 50
+STEPS = (0, 5, 20, 80, 300)
+EPOCHS = {"mlp": 20, "resnet": 20}
 ARCHITECTURES: dict[str, rc.Architecture] = {
     "mlp": rc.architectures.MLPArchitecture(hidden=[64, 64]),
     "resnet": rc.architectures.CifarResNetArchitecture(depth=8, width=0.25, norm="layer"),
 }
+VOLUMES = ("mlp",)  # minutes on one core for the residual network
 LABELS = {"mlp": "MLP", "resnet": "ResNet-8"}
 CURVES: dict[str, Mapping[str, object]] = {
     "Bezier, 1 bend": {"name": "curved", "epochs": 20, "learning_rate": 3e-3},
-    "Bezier, 3 bends": {"name": "curved", "num_bends": 3, "epochs": 20, "learning_rate": 3e-3},
-    "polygon, 3 bends": {"name": "curved", "kind": "polygon", "num_bends": 3, "epochs": 20, "learning_rate": 3e-3},
+    "Bezier, 3 bends": {
+        "name": "curved",
+        "num_bends": 3,
+        "epochs": 20,
+        "learning_rate": 3e-3,
+    },
+    "polygon, 3 bends": {
+        "name": "curved",
+        "kind": "polygon",
+        "num_bends": 3,
+        "epochs": 20,
+        "learning_rate": 3e-3,
+    },
     "elastic band": {"name": "elastic_band", "epochs": 7, "cycles": 3},
 }
 
@@ -51,8 +64,14 @@ class Setting:
     name: str
     train: Examples
     task: rc.Task
+    fitted: rc.Task
     spec: rc.PermutationSpec
     shape: tuple[int, ...]
+
+    @property
+    def tasks(self) -> tuple[rc.Task, rc.Task]:
+        """The tasks with training data and with test data."""
+        return self.fitted, self.task
 
     def model(self, seed: int) -> nn.Module:
         """Return the network at initialization."""
@@ -81,65 +100,83 @@ def settings(folder: Path, name: str) -> Setting:
     test = halved(data.test, NUM_TEST)
     model = ARCHITECTURES[name].build((1, 14, 14), 10)
     task = rc.Task(model, test.batches(1000), calibration=train.batches(BATCH))
-    return Setting(name, train, task, ARCHITECTURES[name].spec(model), (1, 14, 14))
+    fitted = rc.Task(model, train.batches(1000))
+    return Setting(name, train, task, fitted, ARCHITECTURES[name].spec(model), (1, 14, 14))
 
 
-def curve_rows(setting: Setting, seed: int, figure: dict[str, rc.LossCurve]) -> dict[str, tuple[float, float, float]]:
-    """Return barrier, largest loss and seconds of each path between two networks."""
+def curve_rows(setting: Setting, seed: int, figure: dict[str, rc.LossCurve]) -> dict[str, tuple[float, ...]]:
+    """Return barriers on training and test data, the largest test loss and seconds of paths between two networks."""
     first = setting.network(10 * seed)
     second = setting.network(10 * seed + 1)
     aligned = rc.match(first, second, setting.spec, "weight").apply(second)
-    paths: dict[str, tuple[rc.Posterior, dict[str, object]]] = {
-        "straight, unaligned": (second, {}),
-        "straight, unaligned, calibrated": (second, {"estimator": {"name": "calibrated", "estimator": "pointwise"}}),
-        "straight, aligned": (aligned, {}),
-    }
-    rows: dict[str, tuple[float, float, float]] = {}
-    for label, (candidate, options) in paths.items():
-        figure[label] = rc.barrier(first, candidate, setting.task, num_points=25, **options)  # type: ignore[arg-type] # options by name
-        rows[label] = (figure[label].height, max(figure[label].loss), 0.0)
+    calibrated = {"name": "calibrated", "estimator": "pointwise"}
+    rows: dict[str, tuple[float, ...]] = {}
+
+    def add(label: str, candidate: rc.Posterior, seconds: float = 0.0, **options: Any) -> None:
+        on_train = rc.barrier(first, candidate, setting.fitted, num_points=25, **options)
+        figure[label] = rc.barrier(first, candidate, setting.task, num_points=25, **options)
+        rows[label] = (
+            on_train.height,
+            figure[label].height,
+            max(figure[label].loss),
+            seconds,
+        )
+
+    add("straight, unaligned", second)
+    add("straight, unaligned, calibrated", second, estimator=calibrated)
+    add("straight, aligned", aligned)
     for label, method in CURVES.items():
-        start = monotonic()
+        start = process_time()
         generator = torch.Generator().manual_seed(seed)
         curve = rc.fit_curve(first, aligned, setting.task, method=method, generator=generator)
-        seconds = monotonic() - start
-        figure[label] = rc.barrier(first, aligned, setting.task, path=curve, num_points=25)
-        rows[label] = (figure[label].height, max(figure[label].loss), seconds)
+        add(label, aligned, process_time() - start, path=curve)
     return rows
 
 
-def volume_rows(setting: Setting, seed: int) -> dict[str, tuple[float, float, float]]:
+def volume_rows(setting: Setting, seed: int) -> dict[str, tuple[float, ...]]:
     """Return largest excess loss, log volume and predictive loss of hulls, simplexes and stars of three networks."""
     networks = [setting.network(10 * seed + k) for k in range(3)]
-    aligned = [networks[0], *(rc.match(networks[0], q, setting.spec, "weight").apply(q) for q in networks[1:])]
-    options = {"epochs": 10, "learning_rate": 3e-3}
-    rows: dict[str, tuple[float, float, float]] = {}
+    aligned = [
+        networks[0],
+        *(rc.match(networks[0], q, setting.spec, "weight").apply(q) for q in networks[1:]),
+    ]
+    options: dict[str, Any] = {"epochs": 10, "learning_rate": 3e-3}
+    rows: dict[str, tuple[float, ...]] = {}
     for label, vertices in (("hull, unaligned", networks), ("hull, aligned", aligned)):
-        hull = rc.hull_losses(vertices, setting.task, num_points=50)
-        rows[label] = (hull.excess.max().item(), float("nan"), float("nan"))
+        excess = [rc.hull_losses(vertices, task, num_points=30).excess.max().item() for task in setting.tasks]
+        rows[label] = (*excess, math.nan, math.nan)
     for weight in (0.0, 1e-3, 1e-2):
-        fitted = rc.fit_simplex(aligned, setting.task, num_connectors=2, regularization=weight, **options)  # type: ignore[arg-type] # options by name
+        fitted = rc.fit_simplex(aligned, setting.task, num_connectors=2, regularization=weight, **options)
         rows[f"3 networks, 2 vertices, volume weight {weight:g}"] = volume_row(setting, fitted)
-    single = rc.fit_simplex(aligned[:1], setting.task, num_connectors=2, regularization=1e-2, **options)  # type: ignore[arg-type] # options by name
+    single = rc.fit_simplex(aligned[:1], setting.task, num_connectors=2, regularization=1e-2, **options)
     rows["1 network, 2 vertices, volume weight 0.01"] = volume_row(setting, single)
     nll = rc.score(networks[0], setting.task).nll
-    rows["1 network"] = (float("nan"), float("nan"), nll)
+    rows["1 network"] = (math.nan, math.nan, math.nan, nll)
     ensemble = rc.posteriors.SamplesPosterior.from_points(networks)
-    rows["ensemble of 3 networks"] = (float("nan"), float("nan"), rc.score(ensemble, setting.task, num_samples=3).nll)
+    rows["ensemble of 3 networks"] = (
+        math.nan,
+        math.nan,
+        math.nan,
+        rc.score(ensemble, setting.task, num_samples=3).nll,
+    )
     for label, center in (
         ("star, barycenter", None),
-        ("star, trained center", rc.fit_center(aligned, setting.task, epochs=20, learning_rate=3e-3).center),
+        (
+            "star, trained center",
+            rc.fit_center(aligned, setting.task, epochs=20, learning_rate=3e-3).center,
+        ),
     ):
-        star = rc.star(aligned, setting.task, center=center, num_points=11)
-        rows[label] = (max(c.height for c in star.curves), float("nan"), rc.score(star.center, setting.task).nll)
+        stars = [rc.star(aligned, task, center=center, num_points=11) for task in setting.tasks]
+        heights = [max(c.height for c in star.curves) for star in stars]
+        rows[label] = (*heights, math.nan, rc.score(stars[0].center, setting.task).nll)
     return rows
 
 
-def volume_row(setting: Setting, fitted: SimplicialComplex) -> tuple[float, float, float]:
+def volume_row(setting: Setting, fitted: SimplicialComplex) -> tuple[float, ...]:
     """Return the largest excess loss, the log volume, and the loss of an ensemble of 25 networks."""
-    losses = rc.simplex_losses(fitted, setting.task, num_points=50)
+    excess = [rc.simplex_losses(fitted, task, num_points=30).excess.max().item() for task in setting.tasks]
     return (
-        losses.excess.max().item(),
+        *excess,
         fitted.log_volume,
         rc.score(fitted.posterior(25), setting.task, num_samples=25).nll,
     )
@@ -172,14 +209,22 @@ def table(title: str, columns: tuple[str, ...], rows: dict[str, list[tuple[float
         print(f"| {label} | {' | '.join(cells)} |")
 
 
-def draw(path: Path, curves: dict[str, dict[str, rc.LossCurve]], found: dict[str, list[rc.api.Instability]]) -> None:
+def draw(
+    path: Path,
+    curves: dict[str, dict[str, rc.LossCurve]],
+    found: dict[str, list[rc.api.Instability]],
+) -> None:
     """Draw the losses along the paths of the first seed, and the barriers by the step of forking."""
     figure = Figure(figsize=(10, 7), layout="constrained")
     axes = figure.subplots(2, 2)
     for row, (name, own) in enumerate(curves.items()):
         for label, curve in own.items():
             if "calibrated" not in label:
-                curve.plot(axes[row, 0], label=label, style="--" if "unaligned" in label else "-")
+                curve.plot(
+                    axes[row, 0],
+                    label=label,
+                    style="--" if "unaligned" in label else "-",
+                )
         axes[row, 0].set_title(LABELS[name])
         axes[row, 0].set_yscale("log")
         axes[row, 0].legend(fontsize=7)
@@ -187,7 +232,11 @@ def draw(path: Path, curves: dict[str, dict[str, rc.LossCurve]], found: dict[str
             heights = [[c.height for c in (each.curves, each.aligned)[index]] for each in found[name]]
             columns = list(zip(*heights, strict=True))
             axes[row, 1].errorbar(
-                STEPS, [mean(c) for c in columns], [stdev(c) for c in columns], marker="o", label=label
+                STEPS,
+                [mean(c) for c in columns],
+                [stdev(c) for c in columns],
+                marker="o",
+                label=label,
             )
         axes[row, 1].set_xscale("symlog", linthresh=5)
         axes[row, 1].set_xlabel("shared steps")
@@ -218,15 +267,38 @@ def main() -> None:
             for label, row in curve_rows(setting, seed, drawn).items():
                 curves.setdefault(label, []).append(row)
             figures.setdefault(name, drawn)
-            for label, row in volume_rows(setting, seed).items():
+            for label, row in volume_rows(setting, seed).items() if name in VOLUMES else ():
                 volumes.setdefault(label, []).append(row)
             found[name].append(instabilities(setting, seed))
-        table(f"{LABELS[name]}: paths", ("barrier", "largest loss", "seconds"), curves)
-        table(f"{LABELS[name]}: volumes", ("largest excess", "log volume", "predictive loss"), volumes)
+        table(
+            f"{LABELS[name]}: paths",
+            (
+                "barrier, training data",
+                "barrier, test data",
+                "largest test loss",
+                "seconds",
+            ),
+            curves,
+        )
+        if name in VOLUMES:
+            table(
+                f"{LABELS[name]}: volumes",
+                (
+                    "largest excess, training data",
+                    "largest excess, test data",
+                    "log volume",
+                    "predictive test loss",
+                ),
+                volumes,
+            )
         rows: dict[str, list[tuple[float, ...]]] = {}
         for step in range(len(STEPS)):
             rows[str(STEPS[step])] = [(each.curves[step].height, each.aligned[step].height) for each in found[name]]
-        table(f"{LABELS[name]}: instability by shared steps", ("unaligned", "aligned"), rows)
+        table(
+            f"{LABELS[name]}: instability by shared steps",
+            ("unaligned", "aligned"),
+            rows,
+        )
     if arguments.figure is not None:
         draw(arguments.figure, figures, found)
 

@@ -18,6 +18,7 @@ from rebasin_core.api.folding import Folded, fold
 from rebasin_core.api.forks import Instability, instability
 from rebasin_core.api.landscape import BarrierMatrix, Star, barrier_matrix, star
 from rebasin_core.api.many import ManyMatch, match_many
+from rebasin_core.api.many_on_data import match_many_on_data
 from rebasin_core.api.matching import build, match
 from rebasin_core.api.merging import Merged, greedy_soup, merge, save_checkpoint
 from rebasin_core.api.plane import HullLosses, LossPlane, hull_losses, loss_plane
@@ -59,6 +60,7 @@ __all__ = [
     "loss_plane",
     "match",
     "match_many",
+    "match_many_on_data",
     "merge",
     "merge_checkpoints",
     "merge_lora",

@@ -43,11 +43,14 @@ class ManyMatch:
         posteriors: The permuted posteriors.
         trace: Mean squared distance to the barycenter (over means and standard deviations), before the alignment, after
             matching with the first network if this is the start, and after each round; no round increases it.
+        losses: For `match_many_on_data`, the loss of the mean of the permuted networks at the start and after each
+            epoch, in nats per example; otherwise empty.
     """
 
     permutations: tuple[GroupElement, ...]
     posteriors: tuple[Posterior, ...]
     trace: tuple[float, ...]
+    losses: tuple[float, ...] = ()
 
     def between(self, source: int, target: int) -> GroupElement:
         r"""Return the permutation that aligns network `source` with network `target`, $P_{target}^{-1} P_{source}$.

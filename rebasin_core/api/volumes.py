@@ -86,7 +86,7 @@ def fit_simplex(  # ruff: ignore[too-many-arguments] - options of the training, 
     options = ComplexOptions(
         num_connectors=num_connectors, epochs=epochs, learning_rate=learning_rate, regularization=regularization
     )
-    points, held = _training(networks, task)
+    points, held = training_of(networks, task)
     generator = generator or torch.Generator().manual_seed(0)
     with torch.no_grad():
         return grow_complex(held, points, options, generator=generator, progress=progress)
@@ -188,15 +188,26 @@ def fit_center(
         3
     """
     options = FitOptions(epochs=epochs, learning_rate=learning_rate)
-    points, held = _training(networks, task)
+    points, held = training_of(networks, task)
     seed = 0 if generator is None else random_seed(generator)
     with torch.no_grad():
         fitted = fit_star_center(held, points, options, seed=seed, progress=progress)
     return StarCenter(fitted.points[0], fitted.history)
 
 
-def _training(networks: Sequence[PosteriorLike], task: Task) -> tuple[list[PointPosterior], HeldTask]:
-    """Return the networks on one device, and the task of training on the calibration data."""
+def training_of(networks: Sequence[PosteriorLike], task: Task) -> tuple[list[PointPosterior], HeldTask]:
+    """Return networks on one device, and the task of training on the calibration data.
+
+    Args:
+        networks: Networks or posteriors, of which the means are used.
+        task: Model, data and likelihood.
+
+    Returns:
+        The networks, and the task on their device.
+
+    Raises:
+        InvalidInputError: If there is no network, or the networks, the model and the data do not fit each other.
+    """
     require_task(task)
     posteriors = as_posteriors(networks, model=task.model)
     points = [PointPosterior(q.mean, buffers=q.buffers) for q in posteriors]

@@ -228,6 +228,8 @@ class FunctionalModel:
         try:
             with self.arithmetic():
                 outputs = self._call(dict(tensors), inputs)
+        except InvalidInputError:  # of the form of inputs or outputs
+            raise
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise

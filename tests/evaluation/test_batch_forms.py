@@ -244,7 +244,7 @@ def test_outputs_that_cannot_be_identified_are_named() -> None:
     model = nn.Sequential(nn.Linear(3, 3), Two())
     with pytest.raises(InvalidInputError, match=r"\['mean', 'scale'\]; name the logits or means with `output`"):
         rc.score(model, rc.Task(model, [(LEFT, LABELS)]))
-    with pytest.raises(InvalidInputError, match=r"an output 'logit', got dict with \['mean', 'scale'\]"):
+    with pytest.raises(InvalidInputError, match=r"^expected .* an output 'logit', got dict with \['mean', 'scale'\]"):
         rc.score(model, rc.Task(model, [(LEFT, LABELS)], output="logit"))
     with pytest.raises(InvalidInputError, match="select a tensor, got str"):
         rc.score(model, rc.Task(model, [(LEFT, LABELS)], output=repr))  # type: ignore[arg-type] # the error under test

@@ -135,6 +135,20 @@ def test_the_error_of_a_ratio_is_that_of_repeated_data_sets() -> None:
     assert torch.tensor(stated).mean().item() == pytest.approx(torch.tensor(losses).std().item(), rel=0.15)
 
 
+def test_the_error_of_a_weighted_mean_is_that_of_repeated_data_sets() -> None:
+    generator = torch.Generator().manual_seed(0)
+    loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 6.0]))
+    stated, losses = [], []
+    for _ in range(200):
+        x = torch.randn(60, 2, generator=generator)
+        y = torch.randint(2, (60,), generator=generator)
+        estimate = rc.score(Given(), rc.Task(Given(), [(x, y)], loss))
+        assert estimate.nll == pytest.approx(loss(x, y).item(), rel=1e-5)
+        losses.append(estimate.nll)
+        stated.append(estimate.nll_data_stderr)
+    assert torch.tensor(stated).mean().item() == pytest.approx(torch.tensor(losses).std().item(), rel=0.15)
+
+
 def test_next_token() -> None:
     x, y = drawn(3, 6, 5), labels(3, 6, classes=5, ignored=0.2)
     expected = functional.cross_entropy(x[:, :-1].flatten(0, 1), y[:, 1:].flatten()).item()

@@ -153,7 +153,7 @@ def test_unsupported_combinations_raise() -> None:
 
     with pytest.raises(InvalidInputError, match="such as nll and gibbs, got 'brier'"):
         barrier(posterior, estimator(metric="brier"))
-    with pytest.raises(InvalidInputError, match="cannot be combined with `reset` or `repair`"):
+    with pytest.raises(InvalidInputError, match="cannot be combined with `reset`, `repair` or `calibrated`"):
         barrier(posterior, {"name": "reset", "estimator": estimator()})
     samples = rc.posteriors.SamplesPosterior({name: tensor[None] for name, tensor in posterior.mean.items()})
     with pytest.raises(InvalidInputError, match="got a 'samples' posterior"):
