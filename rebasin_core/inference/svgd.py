@@ -44,8 +44,8 @@ class SVGD(AbstractOptimizedInference):
     particle is initialized at the parameters of the model, the others by ``reset_parameters``.
 
     *Alignment.* Particles in two equivalent modes, which differ by a permutation of hidden units, are the same network,
-    but far apart for the kernel. With ``align_every``, all particles are permuted to a shared ordering of their
-    units at intervals. This replaces each particle by one of the same function and the same posterior density. Between these
+    but far apart for the kernel. With ``align_every``, all particles are permuted to a shared ordering of their units
+    at intervals. This replaces each particle by one of the same function and the same posterior density. Between these
     intervals the steps are those of SVGD with the same positive definite kernel, and the same target. The kernel then
     compares networks at a local minimum of their sum of squared distances over permutations. Its alternative, the
     kernel of the distance minimized for each pair, is symmetric but in general not positive definite.
