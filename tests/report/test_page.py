@@ -36,6 +36,8 @@ matchers: [weight, kl]
 barrier: {name: marginalized, num_points: 3, num_samples: 4}
 num_train: 300
 splits: [test, train]
+reference: {seed: 3}
+candidate: {seed: 4}
 """
 
 
@@ -86,7 +88,7 @@ def test_the_report_names_the_network_the_training_and_the_last_command(folder: 
     text = write_report(folder).read_text(encoding="utf-8")
     assert "<h1>mlp (activation relu, hidden 10) on digits</h1>" in text
     assert "Inference: mean_field_vi (epochs 2, " in text
-    assert "; reference: seed 0; candidate: seed 1." in text
+    assert "; reference: seed 3; candidate: seed 4." in text
     assert "Barrier: marginalized (points 3, samples 4, path auto)." in text
     assert "<td>NLL (nats per example)</td>" in text
     history = json.loads((folder / "training" / "reference.json").read_text())["history"]
