@@ -33,7 +33,7 @@ class RunFigure:
     """A figure of a run, for wide pages and for narrow screens.
 
     Attributes:
-        kind: What it shows.
+        kind: The kind of figure.
         subject: The split, or the matcher; empty if there is one figure of its kind.
         wide: Width and height in inches.
         narrow: Width and height in inches on a narrow screen.
@@ -211,7 +211,7 @@ def _similarity(path: Path) -> list[RunFigure]:
 
 
 def _panels(figure: Figure, count: int, *, narrow: bool) -> list[Axes]:
-    """Return panels side by side, or below each other on a narrow screen."""
+    """Return panels in a row, or in a column on a narrow screen."""
     shape = (count, 1) if narrow else (1, count)
     panels = figure.subplots(*shape, squeeze=False)
     engine = figure.get_layout_engine()

@@ -56,8 +56,8 @@ summary { cursor: pointer; }
 """
 _CAPTIONS = {
     "barrier": "Loss on the {subject} data, from the reference (t = 0) to the candidate (t = 1). First panel: loss "
-    "along the path. Second panel: excess loss of the aligned pairs over the linear interpolation of the endpoint losses. "
-    "Bands: ± 2 Monte Carlo standard errors.",
+    "along the path. Second panel: excess loss of the aligned pairs over the linear interpolation of the endpoint "
+    "losses. Bands: ± 2 Monte Carlo standard errors.",
     "training": "Training objective of each epoch, averaged over its batches.",
     "reliability": "Reliability diagrams on the {subject} data: accuracy against confidence (blue). Gray bars: "
     "fraction of examples in each confidence bin. Diagonal: perfect calibration.",

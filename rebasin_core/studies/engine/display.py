@@ -72,9 +72,9 @@ class StageLines(Observer):
     @override
     def finished(self, stage: Stage, artifact: Artifact | None) -> None:
         self._done += 1
-        took = "by another command" if artifact is None else f"{artifact.about.get('seconds', 0.0):.1f} s"
+        duration = "by another command" if artifact is None else f"{artifact.about.get('seconds', 0.0):.1f} s"
         elapsed = monotonic() - self._start
-        self._print(f"[{self._done}/{self._needed}] {stage.label}: {took} (elapsed: {elapsed:.0f} s)")
+        self._print(f"[{self._done}/{self._needed}] {stage.label}: {duration} (elapsed: {elapsed:.0f} s)")
 
     @override
     def retried(self, stage: Stage, reason: str) -> None:
