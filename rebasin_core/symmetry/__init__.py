@@ -8,6 +8,7 @@ from rebasin_core.symmetry.linear_action import act_linearly
 from rebasin_core.symmetry.linear_maps import LinearMaps
 from rebasin_core.symmetry.pairs import Pairs
 from rebasin_core.symmetry.permutation import GroupElement, Permutable, Permutation, Transformable
+from rebasin_core.symmetry.stack import Stack
 from rebasin_core.symmetry.symmetry_element import SymmetryElement, load_element, recentered
 from rebasin_core.symmetry.unit_map import UnitMap
 
@@ -27,6 +28,7 @@ __all__ = [
     "Product",
     "Shift",
     "Slot",
+    "Stack",
     "Symmetry",
     "SymmetryElement",
     "Transformable",
