@@ -1,4 +1,4 @@
-"""Adds the changelog, which is at the root of the repository, to the pages."""
+"""Adds pages that are outside of the folder of the documentation: the changelog, and the READMEs of the plugins."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Return the files of the site with the changelog; its links are relative to the root of the repository."""
-    text = Path(config.config_file_path).with_name("CHANGELOG.md").read_text(encoding="utf-8")
-    files.append(File.generated(config, "changelog.md", content=text.replace("](docs/", "](")))
+    """Return the files of the site with these pages; their links are relative to the root or to their folder."""
+    root = Path(config.config_file_path).parent
+    changelog = (root / "CHANGELOG.md").read_text(encoding="utf-8").replace("](docs/", "](")
+    files.append(File.generated(config, "changelog.md", content=changelog))
+    for path in sorted(root.glob("plugins/*/README.md")):
+        text = path.read_text(encoding="utf-8").replace("](../../README.md)", "](../index.md)")
+        files.append(File.generated(config, f"plugins/{path.parent.name}.md", content=text))
     return files

@@ -88,6 +88,7 @@ def _executed(source: str, name: str, cache: Path) -> Any:
             timeout=_TIMEOUT,
             startup_timeout=_TIMEOUT,
             kernel_name="python3",
+            coalesce_streams=True,
             resources=resources,
             config=local,
         )

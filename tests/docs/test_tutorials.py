@@ -92,6 +92,14 @@ def test_an_error_in_a_tutorial_fails_the_build(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_lines_printed_at_different_times_are_one_output(tmp_path: Path) -> None:
+    code = "import time\nfor number in range(3):\n    print(number, flush=True)\n    time.sleep(0.5)"
+    notebook = TUTORIALS._executed(f"# Title\n\n```python\n{code}\n```\n", "page.md", tmp_path)
+    assert [output.text for output in notebook.cells[-1].outputs] == ["0\n1\n2\n"]
+    (kept,) = tmp_path.iterdir()
+    assert nbformat.read(kept, as_version=4).cells[-1].outputs == notebook.cells[-1].outputs
+
+
 def test_the_gallery_links_figures_to_their_sections() -> None:
     text = "# Page\n\n## The *loss*\n\n![Loss](a.svg#only-light)\n![Loss](a-dark.svg#only-dark)\n"
     heading, _, card, _ = GALLERY._section("folder/page.md", text)
