@@ -172,6 +172,26 @@ def volume_rows(setting: Setting, seed: int) -> dict[str, tuple[float, ...]]:
     return rows
 
 
+def joint_rows(setting: Setting, seed: int) -> dict[str, tuple[float, ...]]:
+    """Return the loss of the mean of three networks and the largest excess in their hull, by joint alignment."""
+    networks = [setting.network(10 * seed + k) for k in range(3)]
+    generator = torch.Generator().manual_seed(seed)
+    joint = {
+        "unaligned": networks,
+        "`match_many`, `weight`": rc.match_many(networks, setting.spec, matcher="weight").posteriors,
+        "`match_many_on_data`": rc.match_many_on_data(
+            networks, setting.spec, setting.task, epochs=20, learning_rate=1e-2, generator=generator
+        ).posteriors,
+    }
+    rows: dict[str, tuple[float, ...]] = {}
+    for label, posteriors in joint.items():
+        center = rc.barycenter(posteriors)
+        losses = [rc.score(center, task).nll for task in setting.tasks]
+        hulls = [rc.hull_losses(posteriors, task, num_points=30).excess.max().item() for task in setting.tasks]
+        rows[label] = (*losses, *hulls)
+    return rows
+
+
 def volume_row(setting: Setting, fitted: SimplicialComplex) -> tuple[float, ...]:
     """Return the largest excess loss, the log volume, and the loss of an ensemble of 25 networks."""
     excess = [rc.simplex_losses(fitted, task, num_points=30).excess.max().item() for task in setting.tasks]
@@ -261,6 +281,7 @@ def main() -> None:
         setting = settings(arguments.data, name)
         curves: dict[str, list[tuple[float, ...]]] = {}
         volumes: dict[str, list[tuple[float, ...]]] = {}
+        joint: dict[str, list[tuple[float, ...]]] = {}
         found[name] = []
         for seed in arguments.seeds:
             drawn: dict[str, rc.LossCurve] = {}
@@ -269,6 +290,8 @@ def main() -> None:
             figures.setdefault(name, drawn)
             for label, row in volume_rows(setting, seed).items() if name in VOLUMES else ():
                 volumes.setdefault(label, []).append(row)
+            for label, row in joint_rows(setting, seed).items() if name in VOLUMES else ():
+                joint.setdefault(label, []).append(row)
             found[name].append(instabilities(setting, seed))
         table(
             f"{LABELS[name]}: paths",
@@ -290,6 +313,16 @@ def main() -> None:
                     "predictive test loss",
                 ),
                 volumes,
+            )
+            table(
+                f"{LABELS[name]}: joint alignment of three networks",
+                (
+                    "mean, training loss",
+                    "mean, test loss",
+                    "largest excess, training data",
+                    "largest excess, test data",
+                ),
+                joint,
             )
         rows: dict[str, list[tuple[float, ...]]] = {}
         for step in range(len(STEPS)):

@@ -199,7 +199,7 @@ class _Training:
                 f"batches), got {steps!r}"
             )
             raise InvalidInputError(message)
-        return sorted(set(steps))
+        return sorted({int(count) for count in steps})
 
     def shared(self, count: int, seed: int, *, progress: bool) -> nn.Module:
         """Return the network after a number of steps."""

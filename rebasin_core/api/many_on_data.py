@@ -73,7 +73,7 @@ def match_many_on_data(  # ruff: ignore[too-many-arguments] - options of the tra
 
     References:
         A. Ito, M. Yamada, A. Kumagai (2025), "Linear mode connectivity between multiple models modulo permutation
-        symmetries", ICML (STE-MM); S. Ainsworth, J. Hayase, S. Srinivasa (2023), "Git Re-Basin", ICLR, arXiv
+        symmetries", ICML, PMLR 267 (STE-MM); S. Ainsworth, J. Hayase, S. Srinivasa (2023), "Git Re-Basin", ICLR, arXiv
         2209.04836, algorithm 3.
 
     Examples:

@@ -48,7 +48,8 @@ class CalibratedBarrier(AbstractWrapperBarrier):
 
     References:
         C. Guo et al. (2017), "On calibration of modern neural networks", ICML, arXiv 1706.04599, section 4.2; A. Ito
-        et al. (2025), arXiv 2510.08023 (temperature of merged networks).
+        et al. (2025), "Do we really need permutations? Impact of width expansion on linear mode connectivity", arXiv
+        2510.08023.
 
     Examples:
         >>> import torch

@@ -66,8 +66,9 @@ class ElasticBandBarrier(AbstractCurveBarrier):
     epochs: NonNegativeInt = 10
     """Number of passes over the calibration data in each cycle."""
 
-    learning_rate: PositiveFloat = 0.05
-    """Initial step size of gradient descent; in each cycle it decreases to zero along a half cosine."""
+    learning_rate: PositiveFloat = 0.01
+    """Initial step size of gradient descent; in each cycle it decreases to zero along a half cosine. Steps that are too
+    large lead to networks of high loss, also close to the endpoints."""
 
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Momentum of gradient descent, in [0, 1)."""

@@ -15,14 +15,17 @@ from typing import TYPE_CHECKING
 
 import click
 from click.shell_completion import shell_complete
+from typing_extensions import override
 
 from rebasin_core.cli import checkpoints
 from rebasin_core.cli.guard import ExitCode, guarded, on_interrupt, print_error
+from rebasin_core.cli.new import new
 from rebasin_core.cli.results import results
 from rebasin_core.cli.spec import spec
 from rebasin_core.cli.store import store
 from rebasin_core.cli.study import study
-from rebasin_core.errors import RebasinWarning
+from rebasin_core.cli.wording import as_options
+from rebasin_core.errors import RebasinError, RebasinWarning
 
 if TYPE_CHECKING:
     from rebasin_core.config.run import RunConfig
@@ -34,12 +37,37 @@ _OUTPUT = click.option(
 )
 _STORE = click.option("--store", help="Folder or address of the store (default: `store` in the output folder).")
 _PROGRESS = click.option(
-    "--progress/--no-progress", default=None, help="Show progress bars (default: if standard error is a terminal)."
+    "--progress/--no-progress",
+    default=True,
+    show_default=True,
+    help="Show progress on standard error: bars in a terminal, otherwise a line for each stage and epoch.",
 )
+_NEXT = """
+Next:
+  rebasin new run.yaml                                  write a commented run file to edit; `rebasin run` runs it
+  rebasin align REFERENCE CANDIDATE -m MODULE:FUNCTION -i SHAPE -o OUTPUT     align two checkpoints of your own
+  rebasin --help                                        all commands; the tutorials are in docs/tutorials"""
 _DEVICE = click.option("--device", help="Device: auto, cpu, cuda, cuda:1, ... Overrides the run file.")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+# Their options are those of run files and study files, and so are the messages.
+_WITH_FILES = {"demo", "run", "study", "results", "report", "recipe"}
+
+
+class _Commands(click.Group):
+    """Commands whose errors name options of the command line."""
+
+    @override
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except RebasinError as error:
+            if ctx.invoked_subcommand not in _WITH_FILES:
+                error.args = (as_options(str(error)), *error.args[1:])
+            raise
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="rebasin-core", prog_name="rebasin")
 def cli() -> None:
     """Align neural networks and posteriors, and estimate loss barriers.
@@ -54,7 +82,7 @@ def cli() -> None:
 @_STORE
 @_PROGRESS
 @_DEVICE
-def demo(output: Path | None, store: str | None, progress: bool | None, device: str | None) -> None:  # ruff: ignore[boolean-type-hint-positional-argument] - click passes flags so
+def demo(output: Path | None, store: str | None, progress: bool, device: str | None) -> None:  # ruff: ignore[boolean-type-hint-positional-argument] - click passes flags so
     """Train, align and compare two small posteriors.
 
     Takes about a minute and downloads nothing. Results are written to rebasin-demo/, unless --output is given.
@@ -63,6 +91,7 @@ def demo(output: Path | None, store: str | None, progress: bool | None, device: 
 
     config = load_run(Path(__file__).with_name("demo.yaml"))
     _execute(config, output or Path("rebasin-demo"), store, progress=progress, device=device)
+    click.echo(_NEXT)
 
 
 @cli.command()
@@ -71,7 +100,7 @@ def demo(output: Path | None, store: str | None, progress: bool | None, device: 
 @_STORE
 @_PROGRESS
 @_DEVICE
-def run(file: Path, output: Path | None, store: str | None, progress: bool | None, device: str | None) -> None:  # ruff: ignore[boolean-type-hint-positional-argument]
+def run(file: Path, output: Path | None, store: str | None, progress: bool, device: str | None) -> None:  # ruff: ignore[boolean-type-hint-positional-argument]
     """Run the experiment described in FILE.
 
     FILE (YAML or JSON) describes two posteriors, to train or to load, and the matchers and barriers. Results are
@@ -154,7 +183,7 @@ def check(package: str, device: str) -> None:
 
 
 checkpoint_commands = [getattr(checkpoints, name) for name in checkpoints.__all__]
-for command in (spec, *checkpoint_commands, study, results, store):
+for command in (new, spec, *checkpoint_commands, study, results, store):
     cli.add_command(command)
 
 
@@ -167,7 +196,7 @@ def main() -> None:
     sys.exit(guarded(lambda: cli.main(standalone_mode=False)))
 
 
-def _execute(config: RunConfig, output: Path, store: str | None, *, progress: bool | None, device: str | None) -> None:
+def _execute(config: RunConfig, output: Path, store: str | None, *, progress: bool, device: str | None) -> None:
     from rebasin_core.cli.output import print_result
     from rebasin_core.studies.execution import run as execute
     from rebasin_core.studies.folder import RECORD
@@ -180,8 +209,8 @@ def _execute(config: RunConfig, output: Path, store: str | None, *, progress: bo
         return text if (output / RECORD).is_file() else ""
 
     with on_interrupt(kept):
-        shown = sys.stderr.isatty() if progress is None else progress
-        print_result(execute(config, output, store=store, report=True, progress=shown))
+        result = execute(config, output, store=store, report=True, progress=progress)
+    print_result(result)
 
 
 def _show_warning(  # ruff: ignore[too-many-positional-arguments] - the signature that `warnings` calls

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,14 +27,18 @@ STORE = click.option("--store", help="Folder or address of the store (default: R
 @click.option("--workers", type=click.IntRange(min=1), help="Compute in this number of processes of this machine.")
 @click.option("--device", help="Device of the workers: auto, cpu, cuda, ... Overrides the study file.")
 @click.option("--retry-failed", is_flag=True, help="Try stages again that failed in an earlier command.")
-@click.option("--progress/--no-progress", default=None, help="Show a progress bar (default: in a terminal).")
+@click.option(
+    "--progress/--no-progress",
+    default=True,
+    help="Show progress: a bar in a terminal, otherwise a line for each stage.",
+)
 def study(  # ruff: ignore[too-many-arguments, too-many-positional-arguments] - one for each option
     file: Path,
     store: str | None,
     only: tuple[str, ...],
     workers: int | None,
     device: str | None,
-    progress: bool | None,  # ruff: ignore[boolean-type-hint-positional-argument] - click passes flags so
+    progress: bool,  # ruff: ignore[boolean-type-hint-positional-argument] - click passes flags so
     *,
     dry_run: bool,
     retry_failed: bool,
@@ -65,8 +68,7 @@ def study(  # ruff: ignore[too-many-arguments, too-many-positional-arguments] - 
         return f"Finished stages are in the store {plan.store.address}; run the same command again to continue"
 
     with on_interrupt(kept):
-        shown = sys.stderr.isatty() if progress is None else progress
-        outcome = plan.run(executor=executor, device=device, retry_failed=retry_failed, progress=shown)
+        outcome = plan.run(executor=executor, device=device, retry_failed=retry_failed, progress=progress)
     _print_outcome(outcome)
     if outcome.failures or outcome.unfinished:
         raise SystemExit(ExitCode.FAILED)

@@ -46,8 +46,8 @@ class FitProblem:
         validation: Held-out batches for early stopping, or None.
         layout: Permutation symmetries of the network, for methods that use them, or None.
         checkpoint: File for the state of training, from which an interrupted run resumes, or None.
-        progress: Whether to show a progress bar.
-        label: Text in front of the progress bar.
+        progress: Whether to show progress: a bar in a terminal, otherwise lines on standard error.
+        label: Text in front of the progress.
         compiled: Whether to run the network with ``torch.compile``.
         identity: Sizes and digests of the data, as plain JSON; empty without a checkpoint.
     """
@@ -170,8 +170,8 @@ class Inference(Strategy):
                 same problem: method and options, likelihood, contents of the data (and their order, for lists and
                 `TensorBatches`), batch sizes, network with its initial values, dtype, device type, and seed. Data with
                 random augmentation are recognized if the augmentation uses torch's global generator.
-            progress: Whether to show a progress bar.
-            label: Text in front of the progress bar.
+            progress: Whether to show progress: a bar in a terminal, otherwise lines on standard error.
+            label: Text in front of the progress.
             compiled: Whether to run the network with ``torch.compile``. Compilation takes a minute or two. Networks
                 with many operations other than matrix products (normalization, activations), such as residual
                 networks, then train faster. It has no effect on networks trained together in one batch. `MeanFieldVI`

@@ -8,13 +8,13 @@ from time import monotonic
 from typing import TYPE_CHECKING, final
 
 import torch
-from tqdm import tqdm
 
 from rebasin_core.errors import DivergenceError, InvalidInputError
 from rebasin_core.evaluation.batches import checked_batches
 from rebasin_core.evaluation.predictive import EpochBatches
 from rebasin_core.inference.checkpoint import TrainingState
 from rebasin_core.inference.early_stopping import EarlyStopping
+from rebasin_core.tensors.progress import StepProgress
 
 if TYPE_CHECKING:
     from torch.optim.lr_scheduler import LRScheduler
@@ -105,14 +105,13 @@ class TrainingLoop:
             self.state.load(checkpoint, identity, self._problem)
         resumed_at = len(self.state.history)
         next_writing = 0.0
-        hidden = not self._problem.progress
-        with tqdm(total=epochs, initial=resumed_at, desc=self._problem.label, unit="epoch", disable=hidden) as bar:
+        label, is_shown = self._problem.label, self._problem.progress
+        with StepProgress(epochs, done=resumed_at, label=label, unit="epoch", is_shown=is_shown) as shown:
             for epoch in range(resumed_at, epochs):
                 if self._stopping is not None and self._stopping.is_over:
                     break
                 self._advance(epoch)
-                bar.set_postfix(loss=f"{self.state.history[-1]:.4f}")
-                bar.update()
+                shown.advance(f"loss {self.state.history[-1]:.4f}")
                 start = monotonic()
                 is_due = start >= next_writing or epoch == epochs - 1
                 if checkpoint is not None and identity is not None and is_due:

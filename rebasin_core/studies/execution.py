@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -13,6 +14,7 @@ from rebasin_core.config.run import RunConfig
 from rebasin_core.errors import DamagedArtifactError, MissingArtifactError, StorageError
 from rebasin_core.executors.in_process import InProcessExecutor
 from rebasin_core.plugin.registry import Registry, default_registry
+from rebasin_core.studies.engine.display import StageLines
 from rebasin_core.studies.engine.preparation import Preparation
 from rebasin_core.studies.engine.scheduler import Scheduler, Settings
 from rebasin_core.studies.engine.worker import Runner
@@ -102,7 +104,7 @@ def run(
             studies with one store share results. If None, ``store`` in the output folder.
         registry: Registry of components; all installed plugins if None.
         report: Whether to draw figures and write ``report.html``, which requires matplotlib.
-        progress: Whether to show progress bars.
+        progress: Whether to show progress: bars in a terminal, otherwise a line for each stage and epoch.
 
     Returns:
         The result.
@@ -154,10 +156,12 @@ def _completed(
         StorageError: If a stage cannot read results that are computed again and again.
     """
     store = workspace.store
+    # In a terminal, each stage has a bar of its own.
+    observers = [StageLines()] if workspace.progress and not sys.stderr.isatty() else []
     settings = Settings(stop_at_failure=True, raise_errors=True, run=Runner(workspace))
     computed: tuple[str, ...] = ()
     while True:
-        scheduler = Scheduler(plan.graph, store, InProcessExecutor(), settings)
+        scheduler = Scheduler(plan.graph, store, InProcessExecutor(), settings, observers)
         outcome = scheduler.run([stage.id for stage in plan.roles.values()])
         for failure in outcome.failures.values():  # other errors have been raised
             raise StorageError(str(failure))

@@ -20,7 +20,7 @@ from rebasin_core.config.study import StudyConfig
 from rebasin_core.errors import DamagedArtifactError, MissingArtifactError, RebasinError, TrackingWarning
 from rebasin_core.plugin.discovery import CORE
 from rebasin_core.plugin.registry import Registry, default_registry
-from rebasin_core.studies.engine.display import Display
+from rebasin_core.studies.engine.display import stage_display
 from rebasin_core.studies.engine.estimates import Estimates
 from rebasin_core.studies.engine.observer import Failure, Observer, Outcome
 from rebasin_core.studies.engine.preparation import Preparation
@@ -157,7 +157,7 @@ class Study:
             device: Device of the workers, as in the configuration if None.
             retry_failed: Whether to try stages again that failed in an earlier call for a reason that is expected to
                 persist, such as a diverged training.
-            progress: Whether to show a progress bar.
+            progress: Whether to show progress: a bar in a terminal, otherwise a line for each stage.
             observers: Receive the events of the computation.
 
         Returns:
@@ -184,7 +184,7 @@ class Study:
             seconds=_seconds(self.store, stored, needed),
         )
         with ExitStack() as stack:
-            watching = [*observers, *([Display()] if progress else [])]
+            watching = [*observers, *([stage_display()] if progress else [])]
             if self.config.trackers:
                 # Entered first, and therefore deleted after the trackers are closed.
                 folder = Path(stack.enter_context(TemporaryDirectory(prefix="rebasin-")))

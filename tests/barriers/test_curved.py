@@ -19,7 +19,7 @@ METHODS: list[dict[str, Any]] = [
     {"name": "curved", "num_bends": 1, "epochs": 80, "learning_rate": 0.05},
     {"name": "curved", "num_bends": 3, "epochs": 80, "learning_rate": 0.05},
     {"name": "curved", "num_bends": 3, "kind": "polygon", "epochs": 80, "learning_rate": 0.05},
-    {"name": "elastic_band", "epochs": 25, "cycles": 2},
+    {"name": "elastic_band", "epochs": 25, "cycles": 2, "learning_rate": 0.05},
 ]
 
 

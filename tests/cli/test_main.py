@@ -23,7 +23,7 @@ num_train: 200
 
 def test_a_run_prints_a_table_and_writes_figures(tmp_path: Path, called: Called) -> None:
     (tmp_path / "small.yaml").write_text(RUN)
-    code, output, errors = called("run", "small.yaml", cwd=tmp_path)
+    code, output, errors = called("run", "small.yaml", "--no-progress", cwd=tmp_path)
     assert (code, errors) == (0, "")
     assert "unaligned" in output
     assert "Lowest barrier: `weight`, from" in output

@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("reference", type=PATH)
 @click.argument("candidate", type=PATH)
-@click.option("--points", default=11, show_default=True, help="Number of points on the path, endpoints included; odd.")
+@click.option(
+    "--points",
+    type=click.IntRange(min=3),
+    default=11,
+    show_default=True,
+    help="Number of points on the path, endpoints included; odd.",
+)
 @shared("model", "names", "matching", "device", "data", "report")
 def barrier(reference: Path, candidate: Path, points: int, **given: Any) -> None:  # ruff: ignore[any-type] - options of click
     """Print the loss barrier between two checkpoints before and after alignment.

@@ -7,13 +7,13 @@ from time import monotonic
 from typing import TYPE_CHECKING, final
 
 import torch
-from tqdm import tqdm
 
 from rebasin_core.inference.checkpoint import TrainingState
 from rebasin_core.inference.hamiltonian.adaptation import StepSizes, Variances, windows
 from rebasin_core.inference.hamiltonian.dynamics import Dynamics, Phase, initial_step_size
 from rebasin_core.inference.sampler_statistics import SamplerStatistics
 from rebasin_core.posteriors.samples import SamplesPosterior
+from rebasin_core.tensors.progress import StepProgress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -131,14 +131,12 @@ class Sampler:
         if not resumed_at:
             self._start()
         total = self._schedule.warmup + self._schedule.transitions
-        hidden = not self._problem.progress
         next_writing = 0.0
-        label = self._problem.label
-        with tqdm(total=total, initial=resumed_at, desc=label, unit="transition", disable=hidden) as bar:
+        label, is_shown = self._problem.label, self._problem.progress
+        with StepProgress(total, done=resumed_at, label=label, unit="transition", is_shown=is_shown) as shown:
             for index in range(resumed_at, total):
                 self._advance(index)
-                bar.set_postfix(energy=f"{self.history[-1]:.4f}")
-                bar.update()
+                shown.advance(f"energy {self.history[-1]:.4f}")
                 start = monotonic()
                 if path is not None and identity is not None and (start >= next_writing or index == total - 1):
                     self._checkpoint.save(path, identity)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, final
@@ -64,8 +65,8 @@ class Context:
 
     @property
     def progress(self) -> bool:
-        """Whether to show progress bars."""
-        return self.workspace.progress
+        """Whether to show progress bars, which need a terminal."""
+        return self.workspace.progress and sys.stderr.isatty()
 
     def reads(self, role: str) -> bool:
         """Return whether the stage reads a result in a role."""

@@ -103,7 +103,7 @@ class TrainWork(Work):
             # A random stream independent of the initialization, which uses the seed itself.
             generator=torch.Generator().manual_seed(self.seed + 2**32),
             checkpoint=context.scratch / "training.safetensors",
-            progress=context.progress,
+            progress=context.workspace.progress,  # lines, if there is no terminal
             compiled=self.compiled,
             label=context.stage.label,
         )

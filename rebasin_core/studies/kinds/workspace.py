@@ -46,13 +46,13 @@ class Workspace:
         store: The store of results.
         registry: Registry of components; all installed plugins if None.
         device: ``auto`` (CUDA if available, else the CPU), or the name of a PyTorch device.
-        progress: Whether stages show progress bars.
+        progress: Whether stages show their progress.
 
     Attributes:
         store: The store of results.
         registry: Registry of components.
         device: The device.
-        progress: Whether stages show progress bars.
+        progress: Whether stages show their progress.
 
     Raises:
         ConfigError: If the device is not available.
