@@ -77,6 +77,15 @@ class AbstractObjective(ABC):
         """Return the parameters in groups for the optimizer, each with options that differ, such as ``lr``."""
         return [{"params": list(self.parameters.values())}]
 
+    def adjust_gradients(self, *, weight: float) -> None:  # ruff: ignore[no-self-use] - a hook
+        """Change the gradients of the parameters between their computation and the step of the optimizer.
+
+        Args:
+            weight: Number of examples in the batch divided by the mean number per batch. The gradients are weighted by
+                it.
+        """
+        del weight
+
     def clip_gradients(self, max_norm: float | None) -> None:
         r"""Scale the gradient $g$ of each network to the norm $c$ if it is larger: $g \min(1, c / \lVert g \rVert)$.
 

@@ -145,6 +145,7 @@ class TrainingLoop:
             loss = self.objective.loss(self._augmented(model.to_device(inputs)), model.to_device(targets))
             self._optimization.optimizer.zero_grad(set_to_none=True)
             (weight * loss).backward()
+            self.objective.adjust_gradients(weight=weight)
             self.objective.clip_gradients(self._optimization.max_grad_norm)
             self._optimization.optimizer.step()
             self._advance_schedule("step")

@@ -175,20 +175,25 @@ class GaussianPrior:
         return GaussianPrior({**mean, **element.apply_to_deviations(_whole(mean))}, {**stddev, **scales})
 
     def is_exchangeable(self, layout: Layout) -> bool:
-        """Return whether permutations of a layout leave the prior unchanged, by one random permutation.
+        """Return whether permutations of a layout leave the prior unchanged, by a cyclic shift and a random one.
 
         Args:
             layout: The permutation symmetries.
 
         Returns:
-            True if a random permutation does not change the prior.
+            True if neither permutation changes the prior.
         """
         if not layout.stacks and not any(t.dim() for part in (self.mean, self.stddev) for t in part.values()):
             return True
-        generator = torch.Generator().manual_seed(0)
-        element = Permutation.random(layout, generator=generator)
+        # A random permutation of a small group may be the identity. The shift has no fixed point.
+        shifted = {name: index.roll(1, -1) for name, index in Permutation.identity(layout).indices.items()}
+        elements = Permutation(layout, shifted), Permutation.random(layout, generator=torch.Generator().manual_seed(0))
+        return all(self._is_invariant(element) for element in elements)
+
+    def _is_invariant(self, element: Permutation) -> bool:
+        """Return whether a permutation leaves the prior unchanged."""
         for part in (self.mean, self.stddev):
-            own = {name: tensor for name, tensor in part.items() if layout.key(name) in layout.axes}
+            own = {name: tensor for name, tensor in part.items() if element.layout.key(name) in element.layout.axes}
             permuted = _permuted(own, element)
             if not all(torch.equal(tensor, permuted[name]) for name, tensor in own.items()):
                 return False

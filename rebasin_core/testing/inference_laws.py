@@ -25,11 +25,19 @@ if TYPE_CHECKING:
 
     from rebasin_core.inference.base import Inference
     from rebasin_core.posteriors.base import Posterior
+    from rebasin_core.specs.base import PermutationSpec
+    from rebasin_core.testing.cases import Network
 
 
 def _fit(config: object, seed: int = 0) -> Posterior:
     case = network()
-    return cast("Inference", config).fit(case.model, case.data, generator=seeded(seed)).posterior
+    inference = cast("Inference", config)
+    return inference.fit(case.model, case.data, generator=seeded(seed), spec=_spec(inference, case)).posterior
+
+
+def _spec(inference: Inference, case: Network) -> PermutationSpec | None:
+    """Return the symmetries of the network for methods that use them."""
+    return case.spec if inference.uses_spec else None
 
 
 @law("inference")
@@ -38,7 +46,8 @@ def no_side_effects(config: object, folder: Path) -> None:
     del folder
     case = network()
     before = copied(named_tensors(case.model))
-    cast("Inference", config).fit(case.model, case.data, generator=seeded())
+    inference = cast("Inference", config)
+    inference.fit(case.model, case.data, generator=seeded(), spec=_spec(inference, case))
     expect_equal(named_tensors(case.model), before, "the model after fitting")
     expect(case.model.training, "the model was left in another mode")
 
@@ -99,11 +108,12 @@ def resumption(config: object, folder: Path) -> None:
     case = network()
     checkpoint = folder / "training.safetensors"
     inference = cast("Inference", config)
-    whole = inference.fit(case.model, case.data, generator=seeded(1)).posterior
+    spec = _spec(inference, case)
+    whole = inference.fit(case.model, case.data, generator=seeded(1), spec=spec).posterior
     with contextlib.suppress(KeyboardInterrupt):
         # The first pass counts the examples, so the third is the second epoch.
-        inference.fit(case.model, _Interrupting(case.data, 3), generator=seeded(1), checkpoint=checkpoint)
-    resumed = inference.fit(case.model, case.data, generator=seeded(1), checkpoint=checkpoint).posterior
+        inference.fit(case.model, _Interrupting(case.data, 3), generator=seeded(1), checkpoint=checkpoint, spec=spec)
+    resumed = inference.fit(case.model, case.data, generator=seeded(1), checkpoint=checkpoint, spec=spec).posterior
     expect_equal(resumed.mean, whole.mean, "resumed and uninterrupted")
     expect_equal(resumed.stddev, whole.stddev, "resumed and uninterrupted")
 

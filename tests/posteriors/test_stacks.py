@@ -128,3 +128,12 @@ def test_scalars_of_a_prior_are_exchanged_with_the_experts() -> None:
     assert not prior.is_exchangeable(p.layout)
     equal = GaussianPrior(dict(prior.mean), {name: torch.ones_like(t) for name, t in scales.items()})
     assert equal.is_exchangeable(p.layout)
+
+
+def test_a_prior_that_differs_between_two_exchangeable_tensors_is_found() -> None:
+    """Of two tensors, half of all random permutations are the identity."""
+    parameters = {"experts.0.w": torch.zeros(3), "experts.1.w": torch.zeros(3)}
+    layout = rc.table_spec({"experts.{expert}.w": "-"}, parameters).layout
+    zeros = {name: torch.zeros(()) for name in parameters}
+    prior = GaussianPrior(zeros, {"experts.0.w": torch.tensor(1.0), "experts.1.w": torch.tensor(2.0)})
+    assert not prior.is_exchangeable(layout)

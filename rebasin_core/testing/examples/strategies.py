@@ -141,6 +141,13 @@ def _swags(_: Path) -> Sequence[object]:
     return [inference.SWAG(epochs=20, rank=4), inference.SWAG(epochs=20, rank=4, members=2)]
 
 
+def _steins(_: Path) -> Sequence[object]:
+    return [
+        inference.SVGD(particles=3, epochs=20, optimizer=_FAST),
+        inference.SVGD(particles=3, epochs=20, optimizer=_FAST, align_every=5),
+    ]
+
+
 def _langevins(_: Path) -> Sequence[object]:
     return [inference.SGLD(epochs=40, learning_rate=0.1, burn_in=30, chains=2)]
 
@@ -197,6 +204,7 @@ _MAKERS: dict[type[object], Callable[[Path], Sequence[object]]] = {
     inference.DeepEnsemble: _ensembles,
     inference.SnapshotEnsemble: _snapshots,
     inference.SWAG: _swags,
+    inference.SVGD: _steins,
     inference.SGLD: _langevins,
     inference.SGHMC: _hamiltonians,
     inference.HMC: _full_batch_chains,
