@@ -51,7 +51,7 @@ class AffineSubspace:
         chosen = leading * leading.gather(1, leading.abs().argmax(1, keepdim=True)).sign()
         return cls(
             dict(mean),
-            {n: (chosen.to(t) @ t.flatten(1)).reshape(rank, *t.shape[1:]) for n, t in factor.items()},
+            {n: (chosen.to(t) @ t.reshape(len(t), -1)).reshape(rank, *t.shape[1:]) for n, t in factor.items()},
         )
 
     @classmethod
@@ -100,7 +100,8 @@ def at_coordinates(coordinates: Tensor, mean: Tensor, directions: Tensor) -> Ten
     Returns:
         ``[*lead, *s]``.
     """
-    return mean + torch.tensordot(coordinates.to(directions.dtype), directions, 1)
+    offset: Tensor = torch.tensordot(coordinates.to(directions.dtype), directions, 1)
+    return mean + offset
 
 
 @final

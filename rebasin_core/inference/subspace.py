@@ -9,6 +9,7 @@ import torch
 from pydantic import Field, PositiveInt, model_validator
 from typing_extensions import override
 
+from rebasin_core.errors import InvalidInputError
 from rebasin_core.inference.affine_subspace import AffineSubspace, SubspaceNetwork
 from rebasin_core.inference.base import FitProblem, FitResult, Inference
 from rebasin_core.inference.gradient import on_model_device
@@ -16,6 +17,7 @@ from rebasin_core.inference.hmc import HMC
 from rebasin_core.inference.nuts import NUTS
 from rebasin_core.inference.swag import SWAG
 from rebasin_core.posteriors.samples import SamplesPosterior
+from rebasin_core.tensors.memory import free_memory, total_memory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,6 +46,7 @@ class SubspaceInference(Inference):
 
     Raises:
         ConfigError: If an option is invalid.
+        InvalidInputError: In `fit`, if the samples of the weights need more memory than there is.
 
     References:
         P. Izmailov et al. (2019), "Subspace inference for Bayesian deep learning", UAI, arXiv 1907.07504, sections 3
@@ -101,6 +104,7 @@ class SubspaceInference(Inference):
 
     @override
     def _check(self, problem: FitProblem) -> None:
+        self._require_memory(problem)
         self.trajectory.check_problem(problem)
         local = on_model_device(problem)
         mean = {name: tensor.detach() for name, tensor in problem.model.named_parameters()}
@@ -111,6 +115,7 @@ class SubspaceInference(Inference):
     @override
     def _fit(self, problem: FitProblem) -> FitResult:
         local = on_model_device(problem)
+        self._require_memory(problem)
         # Both are seeded before training: a resumed run does not repeat the random numbers of its epochs.
         first, second = (_seeded(local.generator), _seeded(local.generator))
         label = f"{problem.label}: trajectory"
@@ -135,6 +140,21 @@ class SubspaceInference(Inference):
             validation=trained.validation,
             sampler=sampled.sampler,
         )
+
+    def _require_memory(self, problem: FitProblem) -> None:
+        """Raise if the samples of the weights do not fit into memory."""
+        parameters = list(problem.model.parameters())
+        count = self.sampler.chains * self.sampler.draws
+        required = count * sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+        device = parameters[0].device
+        given = free_memory(device) if device.type == "cuda" else total_memory(device)
+        if required > given:
+            message = (
+                f"expected samples of the weights that fit into memory, got {count}, which need "
+                f"{required / 2**30:.1f} GiB of {given / 2**30:.1f} GiB; use fewer `draws` of the `sampler`, with more "
+                "`thinning`, or fewer `chains`"
+            )
+            raise InvalidInputError(message)
 
     def _subspace(self, gaussian: LowRankGaussianPosterior, generator: torch.Generator) -> AffineSubspace:
         """Return the subspace of a trajectory."""

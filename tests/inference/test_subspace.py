@@ -5,21 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from torch import nn
 from typing_extensions import override
 
 import rebasin_core as rc
-from rebasin_core.errors import ConfigError, FileFormatError
+from rebasin_core.errors import ConfigError, FileFormatError, InvalidInputError
 from rebasin_core.inference import HMC, NUTS, SWAG, OptimizerSpec, SubspaceInference
 from rebasin_core.inference.affine_subspace import AffineSubspace, SubspaceNetwork
 from rebasin_core.posteriors import LowRankGaussianPosterior, SamplesPosterior
 
 Batches = list[tuple[torch.Tensor, torch.Tensor]]
 NOISE, FEATURES = 0.5, 6
+LIKELIHOOD = rc.evaluation.GaussianLikelihood(scale=NOISE)
 QUICK = SWAG(epochs=8, rank=4, optimizer=OptimizerSpec(name="SGD", lr=0.1))
 SHORT = NUTS(chains=2, warmup=20, draws=5, max_depth=5)
 
@@ -55,30 +58,34 @@ def samples_of(result: rc.inference.FitResult) -> SamplesPosterior:
 
 def test_the_posterior_is_the_exact_one_of_regression_in_the_principal_subspace() -> None:
     model, data = regression()
-    likelihood = rc.evaluation.GaussianLikelihood(scale=NOISE)
     trajectory = SWAG(epochs=12, rank=4, start=4, optimizer=OptimizerSpec(name="SGD", lr=0.03))
-    sampler = NUTS(chains=4, warmup=300, draws=1000, prior_scale=2.0)
-    method = SubspaceInference(rank=2, trajectory=trajectory, sampler=sampler)
-    found = samples_of(method.fit(model, data, likelihood=likelihood)).samples["weight"][:, 0].numpy()
+    method = SubspaceInference(
+        rank=2, trajectory=trajectory, sampler=NUTS(chains=16, warmup=120, draws=100, prior_scale=2.0, max_depth=4)
+    )
+    found = samples_of(method.fit(model, data, likelihood=LIKELIHOOD)).samples["weight"][:, 0].numpy()
 
-    swag = trajectory.fit(model, data, likelihood=likelihood).posterior
+    swag = trajectory.fit(model, data, likelihood=LIKELIHOOD).posterior
     assert isinstance(swag, LowRankGaussianPosterior)
     mean = swag.mean["weight"][0].numpy()
-    deviations = swag.factor["weight"][:, 0].numpy() * math.sqrt(1 / 0.5)
-    _, lengths, right = np.linalg.svd(deviations)
+    # The factor of SWAG has the scale 1/2 of the covariance.
+    _, lengths, right = np.linalg.svd(swag.factor["weight"][:, 0].numpy() * math.sqrt(2))
     directions = lengths[:2, None] * right[:2]
-    x = torch.cat([inputs for inputs, _ in data]).numpy()
-    y = torch.cat([targets for _, targets in data])[:, 0].numpy()
-    design = x @ directions.T
-    covariance = np.linalg.inv(design.T @ design / NOISE**2 + np.eye(2) / 2.0**2)
-    center = covariance @ design.T @ (y - x @ mean) / NOISE**2
-
+    center, covariance = exact(data, mean, directions, prior=2.0)
     coordinates = (found - mean) @ np.linalg.pinv(directions)
     np.testing.assert_allclose(mean + coordinates @ directions, found, atol=1e-9)
-    stddev = np.sqrt(np.diag(covariance))
-    assert np.abs(coordinates.mean(0) - center).max() < 0.15 * stddev.max()
-    assert (np.abs(coordinates.mean(0) - center) < 0.15 * stddev).all()
+    assert (np.abs(coordinates.mean(0) - center) < 0.15 * np.sqrt(np.diag(covariance))).all()
     np.testing.assert_allclose(np.cov(coordinates.T), covariance, rtol=0.15, atol=0.1 * covariance.diagonal().min())
+
+
+def exact(
+    data: Batches, mean: npt.NDArray[np.floating[Any]], directions: npt.NDArray[np.floating[Any]], *, prior: float
+) -> tuple[npt.NDArray[np.floating[Any]], npt.NDArray[np.floating[Any]]]:
+    """Return mean and covariance of the coordinates."""
+    inputs = torch.cat([batch for batch, _ in data]).numpy()
+    targets = torch.cat([batch for _, batch in data]).numpy()
+    design = inputs @ directions.T
+    covariance = np.linalg.inv(design.T @ design / NOISE**2 + np.eye(len(directions)) / prior**2)
+    return covariance @ design.T @ (targets[:, 0] - inputs @ mean) / NOISE**2, covariance
 
 
 def test_principal_directions_are_those_of_numpy() -> None:
@@ -146,11 +153,12 @@ def test_samples_lie_in_the_subspace_and_predict(directions: str) -> None:
     assert posterior.chains.tolist() == [0] * 5 + [1] * 5
     rows = torch.cat([tensor.flatten(1) for tensor in posterior.samples.values()], 1)
     values = torch.linalg.svdvals(rows - rows.mean(0))
-    assert (values[1] > 1e-6 * values[0]) and bool((values[2:] < 1e-9 * values[0]).all())
+    assert values[1] > 1e-6 * values[0]
+    assert bool((values[2:] < 1e-9 * values[0]).all())
     assert len(result.history) == 8 + 25
     assert result.sampler is not None
     score = rc.score(posterior, rc.Task(model, classes(), likelihood="categorical"))
-    assert score.loss < math.log(3)
+    assert score.nll < math.log(3)
 
 
 def test_the_posterior_permutes() -> None:
@@ -178,7 +186,7 @@ def test_a_run_resumes_in_either_part(tmp_path: Path) -> None:
     complete = method.fit(model, classes(), checkpoint=file)
     assert complete.resumed_at == 8 + 25
     assert all(torch.equal(t, samples_of(complete).samples[n]) for n, t in whole.samples.items())
-    with pytest.raises(FileFormatError, match="state-coordinates.safetensors belongs to another training problem"):
+    with pytest.raises(FileFormatError, match=r"state-coordinates\.safetensors belongs to another training problem"):
         method.replace(rank=3).fit(model, classes(), checkpoint=file)
 
 
@@ -197,6 +205,17 @@ def test_a_run_resumes_in_either_part(tmp_path: Path) -> None:
 def test_wrong_options_are_explained(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         call()
+
+
+def test_samples_that_do_not_fit_into_memory_are_rejected_before_training() -> None:
+    method = SubspaceInference(trajectory=SWAG(epochs=10**6), sampler=NUTS(chains=10**6, draws=10**7))
+    for call in (method.fit, method.check):
+        with pytest.raises(InvalidInputError, match="use fewer `draws` of the `sampler`"):
+            call(network(), classes())
+
+
+def test_a_check_accepts_what_can_be_fitted() -> None:
+    SubspaceInference(rank=2, trajectory=QUICK, sampler=SHORT).check(network(), classes())
 
 
 def test_a_run_file_nests_its_parts() -> None:
