@@ -70,7 +70,7 @@ def barrier(  # ruff: ignore[too-many-arguments] - shorthands for the options th
 
     Raises:
         InvalidInputError: If the posteriors, the model and the data do not fit each other.
-        UnknownNameError: If no estimator has that name.
+        UnknownNameError: If no estimator or metric has that name.
         ConfigError: If options are invalid.
 
     Examples:

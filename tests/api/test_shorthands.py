@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import rebasin_core as rc
-from rebasin_core.errors import ConfigError
+from rebasin_core.errors import ConfigError, UnknownNameError
 
 MODEL = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3)).double()
 X = torch.randn(12, 3, generator=torch.Generator().manual_seed(0)).double()
@@ -84,5 +84,5 @@ def test_overrides_are_validated_as_options() -> None:
         rc.barrier(GAUSSIANS[0], GAUSSIANS[1], **PROBLEM, estimator="repair", num_points=4)
     with pytest.raises(ConfigError, match="no path 'moment'; did you mean 'moments'"):
         rc.barrier(GAUSSIANS[0], GAUSSIANS[1], **PROBLEM, path="moment")
-    with pytest.raises(ConfigError, match="no metric 'bier'; did you mean 'brier'"):
+    with pytest.raises(UnknownNameError, match="no metric 'bier'; did you mean 'brier'"):
         rc.barrier(GAUSSIANS[0], GAUSSIANS[1], **PROBLEM, estimator="reset", metric="bier")

@@ -117,6 +117,7 @@ def test_the_error_from_the_data_treats_the_pixels_of_an_image_as_one() -> None:
     assert found.nll_data_stderr == pytest.approx(single.double().std().item() / math.sqrt(30), rel=1e-5)
 
 
+@pytest.mark.nightly
 def test_the_error_of_a_ratio_is_that_of_repeated_data_sets() -> None:
     """Sequences of random lengths whose tokens share a difficulty: the stated error is the standard deviation."""
     generator = torch.Generator().manual_seed(0)

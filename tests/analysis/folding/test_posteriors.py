@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 from torch import Tensor
@@ -15,9 +17,13 @@ from rebasin_core.posteriors import (
     PointPosterior,
     SamplesPosterior,
 )
-from tests.analysis.folding.networks import example, fold, outputs
+from tests.analysis.folding.networks import Example, example, fold, outputs
 
-NETWORKS = [example("gpt", seed) for seed in range(3)]
+
+@cache
+def networks() -> list[Example]:
+    """Return three networks; not on import, which would trace them when tests are collected."""
+    return [example("gpt", seed) for seed in range(3)]
 
 
 def stacked(networks: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -25,11 +31,11 @@ def stacked(networks: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def test_every_sample_is_folded_by_its_own_map() -> None:
-    spec = NETWORKS[0].spec
-    samples = SamplesPosterior(stacked([one.tensors for one in NETWORKS]), weights=torch.tensor([0.5, 0.25, 0.25]))
+    spec = networks()[0].spec
+    samples = SamplesPosterior(stacked([one.tensors for one in networks()]), weights=torch.tensor([0.5, 0.25, 0.25]))
     folded = rc.fold(samples, spec, shifts=True, center=True)
-    assert len(folded.foldings) == len(NETWORKS)
-    for k, one in enumerate(NETWORKS):
+    assert len(folded.foldings) == len(networks())
+    for k, one in enumerate(networks()):
         expected = fold(one.tensors, spec).network
         assert all(torch.equal(tensor, expected[name]) for name, tensor in folded.network.member(k).mean.items())
     assert folded.network.weights.tolist() == [0.5, 0.25, 0.25]
@@ -41,15 +47,15 @@ def test_every_sample_is_folded_by_its_own_map() -> None:
 
 
 def test_tensors_that_samples_share_can_differ_afterwards() -> None:
-    spec = NETWORKS[0].spec
-    tensors = stacked([one.tensors for one in NETWORKS])
+    spec = networks()[0].spec
+    tensors = stacked([one.tensors for one in networks()])
     random = {name: tensors[name] for name in ("blocks.0.norm1.weight", "blocks.0.norm1.bias")}
-    fixed = {name: tensor for name, tensor in NETWORKS[0].tensors.items() if name not in random}
+    fixed = {name: tensor for name, tensor in networks()[0].tensors.items() if name not in random}
     folded = rc.fold(SamplesPosterior(random, fixed=fixed), spec, shifts=True, center=True).network
     assert "blocks.0.attention.query.weight" in folded.samples
     assert "blocks.0.norm1.weight" in folded.samples
     assert "blocks.0.mlp.up.weight" in folded.fixed
-    for k, one in enumerate(NETWORKS):
+    for k, one in enumerate(networks()):
         before = {**fixed, **{name: tensor[k] for name, tensor in random.items()}}
         expected = outputs(one.model, before, one.inputs)
         found = outputs(one.model, folded.member(k).mean, one.inputs)
@@ -57,13 +63,13 @@ def test_tensors_that_samples_share_can_differ_afterwards() -> None:
 
 
 def test_mixtures_are_folded_by_component() -> None:
-    spec = NETWORKS[0].spec
-    points = [PointPosterior(one.tensors) for one in NETWORKS]
-    samples = SamplesPosterior(stacked([one.tensors for one in NETWORKS[:2]]))
+    spec = networks()[0].spec
+    points = [PointPosterior(one.tensors) for one in networks()]
+    samples = SamplesPosterior(stacked([one.tensors for one in networks()[:2]]))
     folded = rc.fold(MixturePosterior([samples, points[2]]), spec, shifts=True, center=True)
     assert len(folded.foldings) == 3
     last = folded.network.components[1].mean
-    expected = fold(NETWORKS[2].tensors, spec).network
+    expected = fold(networks()[2].tensors, spec).network
     assert all(torch.equal(tensor, expected[name]) for name, tensor in last.items())
     undone = folded.undo(folded.network).components[1].mean
     torch.testing.assert_close(undone["norm.bias"], points[2].mean["norm.bias"], rtol=1e-13, atol=1e-13)
@@ -71,7 +77,7 @@ def test_mixtures_are_folded_by_component() -> None:
 
 @pytest.mark.parametrize("kind", [DiagonalGaussianPosterior, LowRankGaussianPosterior])
 def test_gaussians_with_fixed_scales_have_scales_of_one(kind: type) -> None:
-    given = NETWORKS[0]
+    given = networks()[0]
     vectors = {name: tensor for name, tensor in given.tensors.items() if "norm" in name}
     random = {name: tensor for name, tensor in given.tensors.items() if name not in vectors}
     stddev = {name: torch.full_like(tensor, 0.1) for name, tensor in random.items()}
@@ -96,7 +102,7 @@ def test_gaussians_with_fixed_scales_have_scales_of_one(kind: type) -> None:
 
 
 def test_random_scales_are_kept_in_a_gaussian() -> None:
-    given = NETWORKS[0]
+    given = networks()[0]
     stddev = {name: torch.full_like(tensor, 0.1) for name, tensor in given.tensors.items()}
     report = rc.fold(DiagonalGaussianPosterior(given.tensors, stddev), given.spec).report
     assert not report.scales
@@ -106,21 +112,21 @@ def test_random_scales_are_kept_in_a_gaussian() -> None:
 
 
 def test_one_map_is_applied_to_all_samples() -> None:
-    spec = NETWORKS[0].spec
-    reference = fold(NETWORKS[0].tensors, spec)
+    spec = networks()[0].spec
+    reference = fold(networks()[0].tensors, spec)
     samples = rc.fold(
-        SamplesPosterior(stacked([one.tensors for one in NETWORKS])), spec, shifts=True, center=True
+        SamplesPosterior(stacked([one.tensors for one in networks()])), spec, shifts=True, center=True
     ).network
     undone = reference.undo(samples)
-    for k, one in enumerate(NETWORKS):
+    for k, one in enumerate(networks()):
         expected = outputs(one.model, one.tensors, one.inputs)
         found = outputs(one.model, undone.member(k).mean, one.inputs)
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
 def test_the_number_of_maps_must_fit() -> None:
-    spec = NETWORKS[0].spec
-    two = rc.fold(SamplesPosterior(stacked([one.tensors for one in NETWORKS[:2]])), spec)
-    three = rc.fold(SamplesPosterior(stacked([one.tensors for one in NETWORKS])), spec)
+    spec = networks()[0].spec
+    two = rc.fold(SamplesPosterior(stacked([one.tensors for one in networks()[:2]])), spec)
+    three = rc.fold(SamplesPosterior(stacked([one.tensors for one in networks()])), spec)
     with pytest.raises(InvalidInputError, match="one for each of the 3 networks, got 2"):
         two.undo(three.network)
