@@ -41,8 +41,8 @@ class SubspaceInference(Inference):
     The posterior is a set of samples of the weights, which permutes like any other. All samples have the buffers of the
     mean.
 
-    With a checkpoint, the state of the sampler is in a second file beside it, whose name ends in ``-coordinates``.
-    `FitResult.history` has the epochs of training, then the transitions of the sampler.
+    With a checkpoint, the state of the sampler is in a second file in the same folder, whose name ends in
+    ``-coordinates``. `FitResult.history` has the epochs of training, then the transitions of the sampler.
 
     Raises:
         ConfigError: If an option is invalid.
@@ -125,7 +125,7 @@ class SubspaceInference(Inference):
         reduced = replace(
             self._reduced(local, subspace, gaussian.buffers),
             generator=second,
-            checkpoint=None if problem.checkpoint is None else _beside(problem.checkpoint),
+            checkpoint=None if problem.checkpoint is None else _second_file(problem.checkpoint),
             label=f"{problem.label}: coordinates",
         )
         sampled = self.sampler.solve(reduced)
@@ -177,5 +177,5 @@ def _seeded(generator: torch.Generator) -> torch.Generator:
     return torch.Generator(generator.device).manual_seed(seed)
 
 
-def _beside(checkpoint: Path) -> Path:
+def _second_file(checkpoint: Path) -> Path:
     return checkpoint.with_name(f"{checkpoint.stem}-coordinates{checkpoint.suffix}")
