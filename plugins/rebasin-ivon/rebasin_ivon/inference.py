@@ -152,7 +152,7 @@ class IVONInference(Inference):
         batch: tuple[Any, Tensor],
         problem: FitProblem,
     ) -> float:
-        """Optimize for one step on a batch, and return its mean loss over the posterior samples, weighted by its size."""
+        """Optimize for one step on a batch, and return its weighted mean loss over the posterior samples."""
         parameters, buffers = network
         inputs, targets = batch
         total = 0.0
