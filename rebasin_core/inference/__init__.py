@@ -17,6 +17,7 @@ from rebasin_core.inference.sghmc import SGHMC
 from rebasin_core.inference.sgld import SGLD
 from rebasin_core.inference.snapshot_ensemble import SnapshotEnsemble
 from rebasin_core.inference.stochastic_gradient_mcmc import AbstractStochasticGradientMCMC
+from rebasin_core.inference.subspace import SubspaceInference
 from rebasin_core.inference.svgd import SVGD
 from rebasin_core.inference.swag import SWAG
 from rebasin_core.inference.training import Optimization
@@ -46,4 +47,5 @@ __all__ = [
     "SamplerStatistics",
     "ScheduleSpec",
     "SnapshotEnsemble",
+    "SubspaceInference",
 ]

@@ -95,7 +95,7 @@ class FitResult:
         history: Mean training objective of each epoch, in nats per example.
         resumed_at: Number of epochs already done in the checkpoint from which training resumed; 0 without one.
         validation: Validation loss after each epoch, in nats per example; empty without validation data.
-        sampler: Statistics of the chains of `hmc` and `nuts`; None for other methods.
+        sampler: Statistics of the chains of `hmc`, `nuts` and `subspace`; None for other methods.
     """
 
     posterior: Posterior

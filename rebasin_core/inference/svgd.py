@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class SVGD(AbstractOptimizedInference):
     r"""Stein variational gradient descent (SVGD): K particles that follow the posterior and repel each other.
 
-    The optimizer takes its steps with the following direction instead of the gradient of
+    The steps of the optimizer use the following direction instead of the gradient of
     $\tilde U = -\tfrac1N \log p(\theta, D)$, computed on a minibatch:
 
     $$ d_i = \frac1K \sum_{j=1}^K \Big( k(\theta_j, \theta_i) \nabla \tilde U(\theta_j)

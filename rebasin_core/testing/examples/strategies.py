@@ -148,6 +148,15 @@ def _steins(_: Path) -> Sequence[object]:
     ]
 
 
+def _subspaces(_: Path) -> Sequence[object]:
+    sampler = inference.NUTS(warmup=20, draws=4, chains=2, max_depth=4)
+    trajectory = inference.SWAG(epochs=12, rank=4)
+    return [
+        inference.SubspaceInference(rank=2, trajectory=trajectory, sampler=sampler),
+        inference.SubspaceInference(rank=2, directions="random", trajectory=trajectory, sampler=sampler),
+    ]
+
+
 def _langevins(_: Path) -> Sequence[object]:
     return [inference.SGLD(epochs=40, learning_rate=0.1, burn_in=30, chains=2)]
 
@@ -205,6 +214,7 @@ _MAKERS: dict[type[object], Callable[[Path], Sequence[object]]] = {
     inference.SnapshotEnsemble: _snapshots,
     inference.SWAG: _swags,
     inference.SVGD: _steins,
+    inference.SubspaceInference: _subspaces,
     inference.SGLD: _langevins,
     inference.SGHMC: _hamiltonians,
     inference.HMC: _full_batch_chains,
