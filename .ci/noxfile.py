@@ -56,7 +56,7 @@ def lowest(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS[0], default=False)
 def nightly(session: nox.Session) -> None:
-    """Run the long tests of faults, also through Ray and submitit."""
+    """Run the long tests of faults, also through Ray and submitit, and those of built distributions."""
     session.chdir(ROOT)
     session.install("pip", *COMPILED, "-c", "constraints.txt", *PROJECT)
     plugins = ["-e", "plugins/rebasin-ray", "-e", "plugins/rebasin-slurm"]
