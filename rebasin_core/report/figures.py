@@ -198,13 +198,13 @@ def _similarity(path: Path) -> list[RunFigure]:
         if not narrow:
             panels = panels.T
         largest = max(max(map(max, side)) for sides in groups.values() for side in (sides.before, sides.after))
-        image = None
+        images = []
         for row, (group, sides) in zip(panels, groups.items(), strict=True):
             for axes, side, matrix in zip(row, ("before", "after"), (sides.before, sides.after), strict=True):
-                image = draw_similarity(axes, torch.tensor(matrix), largest=max(largest, 1e-6))
+                images.append(draw_similarity(axes, torch.tensor(matrix), largest=max(largest, 1e-6)))
                 axes.set_title(f"{group}, {side}", fontsize=9)
         figure.suptitle(f"matcher {path.stem}")
-        figure.colorbar(image, ax=panels, label="cosine similarity", shrink=0.6)
+        figure.colorbar(images[0], ax=panels, label="cosine similarity", shrink=0.6)
 
     wide = (max(2.4 * len(groups), 3.2) + 1.0, 5.4)
     return [RunFigure("similarity", path.stem, wide, (4.8, 2.3 * len(groups) + 0.6), draw)]
@@ -214,9 +214,7 @@ def _panels(figure: Figure, count: int, *, narrow: bool) -> list[Axes]:
     """Return panels in a row, or in a column on a narrow screen."""
     shape = (count, 1) if narrow else (1, count)
     panels = figure.subplots(*shape, squeeze=False)
-    engine = figure.get_layout_engine()
-    if engine is not None:
-        engine.set(wspace=0.06)  # distance of a label from the panel on its left
+    figure.set_layout_engine("constrained", wspace=0.06)  # distance of a label from the panel on its left
     return list(panels.flat)
 
 
