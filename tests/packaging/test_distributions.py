@@ -21,7 +21,7 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[2]
 PLUGINS = sorted(path.parent for path in (ROOT / "plugins").glob("*/pyproject.toml"))
 PROJECTS = {project.name if project != ROOT else "rebasin-core": project for project in (ROOT, *PLUGINS)}
-# What a project does not need to be built.
+# Not needed to build a project.
 UNUSED = ("build", "dist", "docs", "plugins", "site", "tests", ".*", "*.egg-info", "__pycache__")
 BUILD = "import sys; from setuptools import build_meta; print(getattr(build_meta, sys.argv[1])(sys.argv[2]))"
 
