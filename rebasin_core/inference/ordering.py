@@ -87,7 +87,7 @@ def _norm_of_sum(stacked: Mapping[str, Tensor]) -> float:
 
 @torch.no_grad()
 def permute_member(permutation: Permutation, member: int, stacked: Mapping[str, Tensor]) -> None:
-    """Permute one of K stacked networks in place.
+    """Permute one of K stacked networks, which is modified.
 
     Args:
         permutation: The permutation.

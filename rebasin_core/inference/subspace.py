@@ -41,8 +41,8 @@ class SubspaceInference(Inference):
     The posterior is a set of samples of the weights, which permutes like any other. All samples have the buffers of the
     mean.
 
-    With a checkpoint, the state of the sampler is in a second file in the same folder, whose name ends in
-    ``-coordinates``. `FitResult.history` has the epochs of training, then the transitions of the sampler.
+    With a checkpoint, the state of the sampler is in a second file in the same folder, with the suffix
+    ``-coordinates`` of its name. `FitResult.history` has the epochs of training, then the transitions of the sampler.
 
     Raises:
         ConfigError: If an option is invalid.

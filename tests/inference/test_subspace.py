@@ -143,7 +143,7 @@ def test_the_outputs_are_those_of_the_network_at_the_point(model: nn.Module) -> 
 
 
 @pytest.mark.parametrize("directions", ["pca", "random"])
-def test_samples_lie_in_the_subspace_and_predict(directions: str) -> None:
+def test_samples_are_in_the_subspace_and_predict(directions: str) -> None:
     model = network()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     method = SubspaceInference(rank=2, directions=directions, trajectory=QUICK, sampler=SHORT)
