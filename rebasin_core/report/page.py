@@ -43,14 +43,14 @@ p { max-width: 46rem; } .soft { color: var(--soft); } .answer { font-size: 1.15r
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .5rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { font-weight: 600; background: var(--tint); } th:first-child, td:first-child { text-align: left; }
-td { overflow-wrap: anywhere; } .narrow { display: none; }
+.narrow { display: none; }
 img { max-width: 100%; height: auto; background: #ffffff; border-radius: 4px; }
 figure { margin: 1rem 0; } figcaption { color: var(--soft); font-size: .9rem; }
 pre { background: var(--tint); padding: 1rem; overflow-x: auto; font-size: .85rem; border-radius: 4px; }
 summary { cursor: pointer; }
 @media (max-width: 640px) {
   body { padding: 1rem .75rem 3rem; font-size: 15px; } h1 { font-size: 1.35rem; } .answer { font-size: 1.05rem; }
-  table { font-size: .8rem; } th, td { padding: .3rem .25rem; white-space: normal; }
+  table { font-size: .8rem; } th, td { padding: .3rem .2rem; white-space: normal; }
   .wide { display: none; } .narrow { display: block; }
 }
 """
