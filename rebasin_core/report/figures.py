@@ -174,10 +174,8 @@ def _reliability(files: Mapping[str, Path], split: str) -> list[RunFigure]:
     def draw(figure: Figure, narrow: bool) -> None:  # ruff: ignore[boolean-type-hint-positional-argument]
         panels = _panels(figure, len(bins), narrow=narrow)
         for axes, (role, parts) in zip(panels, bins.items(), strict=True):
-            counts, confidence, accuracy = (
-                torch.tensor(values) for values in (parts.count, parts.confidence, parts.accuracy)
-            )
-            draw_reliability(axes, counts, confidence, accuracy)
+            confidence, accuracy = torch.tensor(parts.confidence), torch.tensor(parts.accuracy)
+            draw_reliability(axes, torch.tensor(parts.count), confidence, accuracy)
             axes.set_title(role)
 
     return [RunFigure("reliability", split, (3.8 * len(bins), 3.4), (4.4, 3.6 * len(bins)), draw)]

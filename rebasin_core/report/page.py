@@ -226,7 +226,7 @@ def _table(headings: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _markup(lines: Sequence[Sequence[str]], style: str) -> str:
-    first, *rest = ([escape(cell).replace("|", "<br>") for cell in line] for line in lines)
+    first, *rest = [[escape(cell).replace("|", "<br>") for cell in line] for line in lines]
     head = "".join(f"<th>{cell}</th>" for cell in first)
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in line)}</tr>" for line in rest)
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
