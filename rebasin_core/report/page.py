@@ -132,7 +132,7 @@ def update_commands(folder: Path) -> None:
     path = folder / _PAGE
     if not path.is_file():
         return
-    start, stop = (part.encode() for part in _COMMANDS.split("{}"))
+    start, _, stop = _COMMANDS.encode().partition(b"{}")
     before, found, rest = path.read_bytes().partition(start)
     content = before + _commands(folder).encode() + rest.partition(stop)[2]
     if found and content != path.read_bytes():
