@@ -12,7 +12,7 @@ import rebasin_core as rc
 PAGE = Path(__file__).parents[2] / "docs" / "studies.md"
 
 
-def test_the_study_file_of_the_page_is_valid(tmp_path: Path) -> None:
+def test_study_files_of_the_page_are_valid(tmp_path: Path) -> None:
     blocks = re.findall(r"^```yaml\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     (tmp_path / "run.yaml").write_text(
         "{data: digits, architecture: mlp, inference: {name: mean_field_vi, kl_weight: 0.1}}", encoding="utf-8"
@@ -21,5 +21,8 @@ def test_the_study_file_of_the_page_is_valid(tmp_path: Path) -> None:
     config = rc.load_study(tmp_path / "widths.yaml")
     assert len(config.cells()) == 12
     assert len(config.pairs_of_members()) == 6
-    executor = yaml.safe_load(blocks[1])["executor"]
-    assert rc.Executor.of(executor).slots == 4
+    (tmp_path / "instability.yaml").write_text(blocks[1], encoding="utf-8")
+    assert len(rc.load_study(tmp_path / "instability.yaml").cells()) == 3
+    documents = [yaml.safe_load(block) for block in blocks]
+    executors = [document["executor"] for document in documents if "executor" in document]
+    assert rc.Executor.of(executors[0]).slots == 4

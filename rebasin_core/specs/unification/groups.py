@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from rebasin_core.symmetry.axis import Atom, Axis, Concat, Group, Product, atoms_of, concat, product
 from rebasin_core.symmetry.layout import Layout
-from rebasin_core.symmetry.stack import StackName
+from rebasin_core.symmetry.stack import Index, StackName
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
@@ -106,12 +106,14 @@ def named_layout(groups: Groups, axes: Axes) -> tuple[Layout, Mapping[str, str]]
         The layout, and the name of each group by its temporary name.
     """
     names = _names_of_stacks(axes)
+    # Also of stacks that cannot be exchanged: their names in braces would denote another group of that name.
+    reserved = {index.group for tensor in axes for index in _indices_of(tensor)}
     for tensor, dims in axes.items():
         module = _module_of(tensor)
         for atom in (atom for axis in dims for atom in atoms_of(axis)):
             if atom.group is not None and atom.group not in names:
                 nested = groups[atom.group].within is not None
-                names[atom.group] = unused_name(f"{module}.inner" if nested else module, names.values())
+                names[atom.group] = unused_name(f"{module}.inner" if nested else module, reserved.union(names.values()))
     layout = Layout(
         {
             names[name]: Group(names[name], group.size, names[group.within] if group.within else None)
@@ -120,6 +122,12 @@ def named_layout(groups: Groups, axes: Axes) -> tuple[Layout, Mapping[str, str]]
         {tensor: tuple(_renamed(axis, names) for axis in dims) for tensor, dims in axes.items()},
     )
     return layout, names
+
+
+def _indices_of(tensor: str) -> tuple[Index, ...]:
+    """Return the groups in the name of a stack; none for a single tensor."""
+    stack = StackName.of(tensor)
+    return () if stack is None else stack.indices
 
 
 def _module_of(tensor: str) -> str:
@@ -135,8 +143,7 @@ def _names_of_stacks(axes: Axes) -> dict[str, str]:
     """Return the names of groups in the names of stacks: those that permute the first axes of a stack."""
     names: dict[str, str] = {}
     for tensor, dims in axes.items():
-        stack = StackName.of(tensor)
-        for index, axis in zip(stack.indices if stack else (), dims, strict=False):
+        for index, axis in zip(_indices_of(tensor), dims, strict=False):
             if isinstance(axis, Atom) and axis.group is not None and index.group not in names.values():
                 names.setdefault(axis.group, index.group)
     return names

@@ -334,3 +334,27 @@ def test_coverage_reports_stacks() -> None:
 
 def test_stacked_example_has_the_traced_order() -> None:
     assert stacked(tensors_of(Mixture()))["up"].shape == (EXPERTS, HIDDEN, WIDTH)
+
+
+class Operands(nn.Module):
+    """A table for each of two operands, whose units are added: the tables cannot be exchanged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.W_x = nn.Parameter(torch.randn(5, 4))
+        self.W_y = nn.Parameter(torch.randn(5, 4))
+        self.out = nn.Linear(4, 3)
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        outputs: Tensor = self.out((self.W_x[x[:, 0]] + self.W_y[x[:, 1]]).relu())
+        return outputs
+
+
+def test_groups_of_units_do_not_have_the_name_of_a_stack() -> None:
+    torch.manual_seed(0)
+    model = Operands()
+    inputs = torch.randint(0, 5, (6, 2))
+    spec = rc.trace_spec(model, inputs)
+    assert [group.size for group in spec.layout.groups.values()] == [4]
+    rc.check_spec(spec, model, inputs).require()
