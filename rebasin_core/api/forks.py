@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, final
@@ -165,6 +166,20 @@ def instability(  # ruff: ignore[too-many-arguments] - the parts of the experime
     return Instability(tuple(chosen), tuple(curves), tuple(aligned), tuple(children))
 
 
+def _batches_of(batches: object) -> object:
+    """Return the batches for seed 0; raise if there is no function that returns them."""
+    expected = "expected a function of a seed that returns training batches as `batches`"
+    if not callable(batches):
+        message = f"{expected}, got {batches!r}"
+        raise InvalidInputError(message)
+    try:
+        found: object = batches(0)
+    except TypeError as error:
+        message = f"{expected}, got {batches!r}, which raises {error}"
+        raise InvalidInputError(message) from error
+    return found
+
+
 @final
 class _Training:
     """A training whose first steps are shared.
@@ -180,10 +195,11 @@ class _Training:
         self._model = unwrapped(model)
         self._likelihood = task.likelihood
         self._batches = batches
+        first = _batches_of(batches)
         self._inference = inference
         inference.replace(epochs=1)  # raises an error if the method has no epochs
         self._epochs = int(inference.model_dump()["epochs"])
-        sizes = [len(targets) for _, targets in checked_batches(batches(0))]
+        sizes = [len(targets) for _, targets in checked_batches(first)]
         if not sizes:
             message = "expected at least one training batch, got an empty dataset"
             raise InvalidInputError(message)
@@ -193,13 +209,15 @@ class _Training:
     def checked(self, steps: Sequence[int]) -> list[int]:
         """Return the numbers of shared steps in increasing order; raise if one is out of range."""
         total = self._epochs * self._per_epoch
-        if not len(steps) or not all(count in range(total) for count in steps):
+        given: object = steps
+        counts = list(given) if isinstance(given, Iterable) and not isinstance(given, torch.Tensor) else []
+        if not counts or not all(count in range(total) for count in counts):
             message = (
                 f"expected numbers of shared steps from 0 to {total - 1} ({self._epochs} epochs of {self._per_epoch} "
                 f"batches), got {steps!r}"
             )
             raise InvalidInputError(message)
-        return sorted({int(count) for count in steps})
+        return sorted({int(count) for count in counts})
 
     def shared(self, count: int, seed: int, *, progress: bool) -> nn.Module:
         """Return the network after a number of steps."""

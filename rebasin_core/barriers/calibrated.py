@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal, final
 
 import torch
-from scipy.optimize import minimize_scalar
 from typing_extensions import override
 
 from rebasin_core.barriers.adjustment import PathCalibration
@@ -126,6 +125,8 @@ def fitted_temperature(likelihood: Likelihood, predictions: Predictions) -> floa
     if outputs is None or targets is None:
         message = "expected predictions with outputs and targets, got none"
         raise InvalidInputError(message)
+
+    from scipy.optimize import minimize_scalar  # ruff: ignore[import-outside-top-level] - half a second
 
     def loss(log_temperature: float) -> float:
         scaled = outputs.double() / math.exp(log_temperature)

@@ -95,7 +95,7 @@ class Registry:
     Examples:
         >>> registry = Registry(external=False)
         >>> sorted(registry.names("barrier"))
-        ['curved', 'marginalized', 'pointwise', 'repair', 'reset']
+        ['calibrated', 'curved', 'elastic_band', 'marginalized', 'pointwise', 'repair', 'reset']
         >>> registry.build("matcher", {"name": "weight", "max_sweeps": 5})
         WeightMatcher(max_sweeps=5)
     """

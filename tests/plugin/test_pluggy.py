@@ -16,8 +16,10 @@ from typing_extensions import override
 
 import rebasin_core
 from rebasin_core import Matcher, MatchOutcome, MatchProblem, MatchResult, Permutation, Registry, hookimpl
+from rebasin_core.barriers.paths.curve import GivenCurvePath
 from rebasin_core.errors import BrokenPluginWarning, PluginError, UnknownNameError
 from rebasin_core.evaluation.loss_likelihood import LossLikelihood
+from rebasin_core.evaluation.tempered import TemperedLikelihood
 from rebasin_core.evaluation.user_metrics import DatasetMetric, FunctionMetric
 from rebasin_core.plugin import discovery
 from rebasin_core.plugin.registry import INTERFACES
@@ -220,8 +222,8 @@ def test_examples_are_requested_through_pluggy(registry: Registry, tmp_path: Pat
     checks["no_worse_than_the_identity"].run()
 
 
-# They hold functions or objects of a program, which have no name.
-OF_OBJECTS = {LossLikelihood, FunctionMetric, DatasetMetric}
+# They hold functions or objects of a program, which have no name, a fitted temperature, or a curve.
+OF_OBJECTS = {LossLikelihood, FunctionMetric, DatasetMetric, GivenCurvePath, TemperedLikelihood}
 
 
 def test_every_concrete_component_of_this_package_is_registered(registry: Registry) -> None:
