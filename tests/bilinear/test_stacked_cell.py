@@ -70,6 +70,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(sys.platform == "win32", reason="the peak of a process is read with the module `resource`")
 def test_stacks_are_not_copied_together() -> None:
     done = subprocess.run([sys.executable, "-c", _CODE], capture_output=True, text=True, check=True, timeout=100)

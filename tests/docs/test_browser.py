@@ -30,8 +30,19 @@ playwright = pytest.importorskip("playwright.sync_api")
 SITE = Path(os.environ["REBASIN_SITE"]).resolve()
 WIDTHS = (390, 1280)  # pixels: a phone and a laptop
 FOUND = sorted(path.parent.relative_to(SITE).as_posix() for path in SITE.rglob("index.html"))
-# The API pages have one layout: three of them.
-NAMES = [name for name in FOUND if not name.startswith("api/") or name in {"api/matchers", "api/types", "api/symmetry"}]
+# One page or a few of each layout; the nightly tests visit all.
+SOME = {
+    ".",
+    "faq",
+    "gallery",
+    "api/matchers",
+    "api/types",
+    "results/matching",
+    "reproduction",
+    "checkpoints",
+    "symmetries",
+}
+NAMES = [name for name in FOUND if name in SOME or name.startswith("tutorials/")]
 # Elements of the content that are cut off at the right: wider than the screen, and not in an element that scrolls.
 CUT_OFF = """() => [...document.querySelectorAll('.md-content *')].filter(element => {
     const box = element.getBoundingClientRect();
@@ -70,11 +81,13 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.mark.timeout(600)
-def test_pages_fit_the_screen(browser: Browser, site: str) -> None:
+@pytest.mark.parametrize("names", [NAMES, pytest.param(FOUND, marks=pytest.mark.nightly)], ids=["some", "all"])
+def test_pages_fit_the_screen(browser: Browser, site: str, names: list[str]) -> None:
+    assert len(names) > 10
     page = browser.new_page()
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(str(error)))
-    for name in NAMES:
+    for name in names:
         page.goto(f"{site}/{name}/", wait_until="load")
         problems += [f"{name}: {found}" for found in page.evaluate(BROKEN)]
         for width in WIDTHS:

@@ -92,6 +92,7 @@ def test_an_error_in_a_tutorial_fails_the_build(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.nightly
 def test_lines_printed_at_different_times_are_one_output(tmp_path: Path) -> None:
     code = "import time\nfor number in range(3):\n    print(number, flush=True)\n    time.sleep(0.5)"
     notebook = TUTORIALS._executed(f"# Title\n\n```python\n{code}\n```\n", "page.md", tmp_path)

@@ -27,6 +27,7 @@ def classes() -> list[tuple[torch.Tensor, torch.Tensor]]:
     return list(zip(inputs.split(16), targets.split(16), strict=True))
 
 
+@pytest.mark.nightly
 @needs_compiler
 def test_compiled_models_give_the_same_losses_and_training() -> None:
     model = network()

@@ -96,6 +96,7 @@ def test_inputs_are_checked_before_a_tensor_is_read() -> None:
         StreamingMerge(MeanMerge(), [unread, unread], weights=[1, -1])
 
 
+@pytest.mark.nightly
 def test_only_the_tensors_of_one_name_are_in_memory() -> None:
     alive: list[weakref.ref[Tensor]] = []
     most = 0

@@ -167,6 +167,7 @@ class Releasing(Observer):
         self._file.touch()
 
 
+@pytest.mark.nightly
 def test_two_commands_at_the_same_time(
     file: Path, store: Path, undisturbed: dict[str, object], disturbances: Path
 ) -> None:

@@ -121,6 +121,7 @@ def test_an_edited_file_is_replaced_and_one_of_an_older_version_is_an_error(copi
         run(config(copied), out)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_second_command_does_not_disturb_the_first(tmp_path: Path) -> None:
     write_data(tmp_path, 1)
