@@ -48,7 +48,8 @@ class ElasticBandBarrier(AbstractCurveBarrier):
         >>> import torch
         >>> from rebasin_core.posteriors import PointPosterior
         >>> model = torch.nn.Linear(1, 2, bias=False)
-        >>> a, b = (PointPosterior({"weight": torch.tensor([[v], [0.0]])}) for v in (-1.0, 1.0))
+        >>> a = PointPosterior({"weight": torch.tensor([[-1.0], [0.0]])})
+        >>> b = PointPosterior({"weight": torch.tensor([[1.0], [0.0]])})
         >>> data = [(torch.ones(1, 1), torch.tensor([0]))]
         >>> from rebasin_core.evaluation import Task
         >>> ElasticBandBarrier(epochs=1, num_points=3).estimate(a, b, task=Task(model, data)).height

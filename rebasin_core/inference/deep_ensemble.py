@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal, Self, final
+from typing import TYPE_CHECKING, Annotated, Literal, final
 
-from pydantic import Field, model_validator
+from pydantic import Field
 from typing_extensions import override
 
-from rebasin_core.inference.gradient import AbstractOptimizedInference
-from rebasin_core.inference.options import PriorScale
-from rebasin_core.inference.stacked import AbstractStackedObjective, require_entrywise
+from rebasin_core.inference.stacked import AbstractStackedObjective
+from rebasin_core.inference.stacked_inference import AbstractParallelInference
 from rebasin_core.posteriors.samples import SamplesPosterior
 from rebasin_core.tensors.modules import copied
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @final
-class DeepEnsemble(AbstractOptimizedInference):
+class DeepEnsemble(AbstractParallelInference):
     r"""Deep ensemble: M MAP estimates from different initializations, as equally weighted posterior samples.
 
     The first network is initialized at the parameters of the model, the others by ``reset_parameters``. All are
@@ -47,23 +46,10 @@ class DeepEnsemble(AbstractOptimizedInference):
     members: Annotated[int, Field(ge=2)] = 5
     """Number M of networks, at least 2; for one network use `map`."""
 
-    prior_scale: PriorScale = 1.0
-    r"""Standard deviation $\sigma$ of the prior, positive; a number, or a mapping from name patterns. Infinity is a
-    flat prior."""
-
-    prior_fan_in: bool = False
-    r"""Whether the prior scale of tensors with several dimensions is divided by the square root of their fan-in: with
-    ``prior_scale`` $\sqrt 2$, a prior of the scale of He et al. (2015), under which networks of all widths have
-    activations of the same scale."""
-
-    together: bool | None = None
-    """Whether to run the networks in one batch (`torch.vmap`) if the model supports it; the result is the same up to
-    rounding. If None, the faster way: one batch on a GPU, and for small networks on a CPU."""
-
-    @model_validator(mode="after")
-    def _check_optimizer(self) -> Self:
-        require_entrywise(self.optimizer.name, self.members)
-        return self
+    @property
+    @override
+    def _num_networks(self) -> int:
+        return self.members
 
     @property
     @override

@@ -82,10 +82,8 @@ class AbstractGradientInference(Inference):
         with forked_rng(on_model_device(problem)) as local:
             objective, optimization = self._prepared(local)
             inputs, targets = next(checked_batches(problem.data))
-            inputs = objective.model.to_device(inputs)
-            if optimization.augmentation is not None:
-                inputs = optimization.augmentation(inputs, local.generator)
-            objective.loss(inputs, objective.model.to_device(targets))
+            given = optimization.augmented(objective.model.to_device(inputs), local.generator)
+            objective.loss(given, objective.model.to_device(targets))
 
     @final
     @override

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Literal, final
 
 from typing_extensions import override
 
-from rebasin_core.inference.gradient import AbstractOptimizedInference
-from rebasin_core.inference.options import PriorScale
 from rebasin_core.inference.stacked import AbstractStackedObjective
+from rebasin_core.inference.stacked_inference import AbstractGaussianPriorInference
 from rebasin_core.posteriors.point import PointPosterior
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @final
-class MAPInference(AbstractOptimizedInference):
+class MAPInference(AbstractGaussianPriorInference):
     r"""Maximum a posteriori (MAP) estimate: minimize $-\frac1N \log p(\theta \mid D)$ up to a constant.
 
     The prior is $\mathcal N(0, \sigma^2 I)$, and the objective on a batch
@@ -38,15 +37,6 @@ class MAPInference(AbstractOptimizedInference):
     """
 
     name: Literal["map"] = "map"
-
-    prior_scale: PriorScale = 1.0
-    r"""Standard deviation $\sigma$ of the prior, positive; a number, or a mapping from name patterns. Infinity is a
-    flat prior (maximum likelihood)."""
-
-    prior_fan_in: bool = False
-    r"""Whether the prior scale of tensors with several dimensions is divided by the square root of their fan-in: with
-    ``prior_scale`` $\sqrt 2$, a prior of the scale of He et al. (2015), under which networks of all widths have
-    activations of the same scale."""
 
     @property
     @override

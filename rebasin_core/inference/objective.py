@@ -94,10 +94,10 @@ class AbstractObjective(ABC):
         """
         if max_norm is None:
             return
-        gradients = [tensor.grad for tensor in self.parameters.values() if tensor.grad is not None]
         if self.members == 1:
             torch.nn.utils.clip_grad_norm_(self.parameters.values(), max_norm)
             return
+        gradients = [tensor.grad for tensor in self.parameters.values() if tensor.grad is not None]
         # Stacked networks must not influence each other: one norm for each.
         squares = torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients])
         factors = (max_norm / squares.sum(0).sqrt()).clamp(max=1)

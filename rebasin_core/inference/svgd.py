@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Self, final
+from typing import TYPE_CHECKING, Literal, final
 
 import torch
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from typing_extensions import override
 
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.inference.gradient import AbstractOptimizedInference
-from rebasin_core.inference.options import PositiveFinite, PriorScale
+from rebasin_core.inference.options import PositiveFinite
 from rebasin_core.inference.ordering import StackedOrdering, optimizer_states, permute_member
 from rebasin_core.inference.prior import scales_of
-from rebasin_core.inference.stacked import AbstractStackedObjective, require_entrywise
+from rebasin_core.inference.stacked import AbstractStackedObjective
+from rebasin_core.inference.stacked_inference import AbstractParallelInference
 from rebasin_core.inference.stein import stein_direction
 from rebasin_core.posteriors.prior import GaussianPrior
 from rebasin_core.posteriors.samples import SamplesPosterior
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @final
-class SVGD(AbstractOptimizedInference):
+class SVGD(AbstractParallelInference):
     r"""Stein variational gradient descent (SVGD): K particles that follow the posterior and repel each other.
 
     The steps of the optimizer use the following direction instead of the gradient of
@@ -85,23 +85,10 @@ class SVGD(AbstractOptimizedInference):
     r"""Temperature $T$, at least 0; 1 is the Bayesian posterior, less than 1 a cold posterior, in which likelihood and
     prior are tempered. With 0 there is no repulsion, and particles only share their gradients."""
 
-    prior_scale: PriorScale = 1.0
-    r"""Standard deviation $\sigma$ of the prior, positive; a number, or a mapping from name patterns. Infinity is a
-    flat prior."""
-
-    prior_fan_in: bool = False
-    r"""Whether the prior scale of tensors with several dimensions is divided by the square root of their fan-in: with
-    ``prior_scale`` $\sqrt 2$, a prior of the scale of He et al. (2015), under which networks of all widths have
-    activations of the same scale."""
-
-    together: bool | None = None
-    """Whether to run the networks in one batch (`torch.vmap`) if the model supports it; the result is the same up to
-    rounding. If None, the faster way: one batch on a GPU, and for small networks on a CPU."""
-
-    @model_validator(mode="after")
-    def _check_optimizer(self) -> Self:
-        require_entrywise(self.optimizer.name, self.particles)
-        return self
+    @property
+    @override
+    def _num_networks(self) -> int:
+        return self.particles
 
     @property
     @override

@@ -51,6 +51,18 @@ class Optimization:
     max_grad_norm: float | None = None
     augmentation: Augmentation | None = None
 
+    def augmented(self, inputs: AnyInputs, generator: torch.Generator) -> AnyInputs:
+        """Return inputs of a step, changed at random if there is an augmentation.
+
+        Args:
+            inputs: The inputs, on the model's device.
+            generator: Random number generator, on the same device.
+
+        Returns:
+            The changed inputs, or the same.
+        """
+        return inputs if self.augmentation is None else self.augmentation(inputs, generator)
+
 
 @final
 class TrainingLoop:
@@ -142,7 +154,8 @@ class TrainingLoop:
             step = epoch * self._problem.num_batches + index
             self.objective.begin_step(self._optimization.optimizer, step, weight=weight)
             model = self.objective.model
-            loss = self.objective.loss(self._augmented(model.to_device(inputs)), model.to_device(targets))
+            given = self._optimization.augmented(model.to_device(inputs), self._problem.generator)
+            loss = self.objective.loss(given, model.to_device(targets))
             self._optimization.optimizer.zero_grad(set_to_none=True)
             (weight * loss).backward()
             self.objective.adjust_gradients(weight=weight)
@@ -158,10 +171,6 @@ class TrainingLoop:
             raise InvalidInputError(message)
         self._advance_schedule("epoch")
         return total / count / self.objective.members
-
-    def _augmented(self, inputs: AnyInputs) -> AnyInputs:
-        augmentation = self._optimization.augmentation
-        return inputs if augmentation is None else augmentation(inputs, self._problem.generator)
 
     def _advance_schedule(self, interval: Interval) -> None:
         if self._optimization.schedule is not None and self._optimization.interval == interval:

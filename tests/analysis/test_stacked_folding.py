@@ -19,7 +19,8 @@ class Gated(nn.Module):
 
     def __init__(self, *, normalized: bool) -> None:
         super().__init__()
-        self.w1, self.w3 = (nn.Linear(WIDTH, 5, bias=False) for _ in range(2))
+        self.w1 = nn.Linear(WIDTH, 5, bias=False)
+        self.w3 = nn.Linear(WIDTH, 5, bias=False)
         self.norm = nn.RMSNorm(5) if normalized else nn.Identity()
         self.w2 = nn.Linear(5, WIDTH, bias=False)
 

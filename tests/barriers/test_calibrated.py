@@ -78,8 +78,11 @@ def test_one_temperature_is_fitted_to_the_predictive_of_a_posterior() -> None:
 
 
 def test_it_wraps_repaired_networks_and_passes_options_on() -> None:
+    def normalized() -> nn.Module:
+        return nn.Sequential(nn.Linear(1, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
+
     torch.manual_seed(0)
-    first, second = (nn.Sequential(nn.Linear(1, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)) for _ in range(2))
+    first, second = normalized(), normalized()
     x = torch.randn(40, 1)
     task = rc.Task(first, [(x, (x[:, 0] > 0).long())])
     inner = rc.barrier(first, second, task, estimator={"name": "reset", "estimator": "pointwise"}, num_points=3)

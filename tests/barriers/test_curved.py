@@ -60,7 +60,8 @@ def test_the_bend_of_a_quadratic_is_the_optimum_in_closed_form() -> None:
     # point of E (a (1-t)^2 + 2 t (1-t) c + b t^2)^2 is c = -(a + b) E[t (1-t)^3] / (2 E[t^2 (1-t)^2]) = -3 (a + b) / 4.
     model = nn.Linear(1, 1, bias=False)
     task = rc.Task(model, [(torch.ones(4, 1), torch.zeros(4, 1))] * 40, rc.evaluation.GaussianLikelihood(scale=1.0))
-    a, b = (PointPosterior({"weight": torch.tensor([[value]])}) for value in (1.0, 2.0))
+    a = PointPosterior({"weight": torch.tensor([[1.0]])})
+    b = PointPosterior({"weight": torch.tensor([[2.0]])})
     curve = rc.fit_curve(a, b, task, method={"name": "curved", "epochs": 40, "learning_rate": 0.1})
     assert curve.points[1].mean["weight"].item() == pytest.approx(-2.25, abs=0.1)
 
@@ -132,7 +133,8 @@ def test_statistics_of_batch_normalization_are_those_of_the_trained_points(name:
         torch.manual_seed(seed)
         return nn.Sequential(nn.Linear(2, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 2))
 
-    first, second = (PointPosterior.from_module(normalized(seed)) for seed in (0, 1))
+    first = PointPosterior.from_module(normalized(0))
+    second = PointPosterior.from_module(normalized(1))
     task = rc.Task(normalized(0), data())
     curve = rc.fit_curve(first, second, task, method={"name": name, "epochs": 2})
     point = curve.points[1]

@@ -47,11 +47,11 @@ def main(sizes: list[int]) -> None:
         rotation = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))[0]
         permuted, rotated = first @ (first[order] + noise).T, first @ (rotation @ first + noise).T
         times = {
-            "product": seconds(lambda left=first, right=noise: left @ right.T),  # type: ignore[misc]  # bound in the loop
-            "assignment": seconds(lambda given=permuted: default_solver().solve(given)),  # type: ignore[misc]
-            "svd": seconds(lambda given=rotated: torch.linalg.svd(given)),  # type: ignore[misc]
-            "procrustes": seconds(lambda given=rotated: best_map(Kind.ORTHOGONAL, given)),  # type: ignore[misc]
-            "fixing ones": seconds(lambda given=rotated: best_map(Kind.ORTHOGONAL_FIXING_ONES, given)),  # type: ignore[misc]
+            "product": seconds(partial(torch.matmul, first, noise.T)),
+            "assignment": seconds(partial(default_solver().solve, permuted)),
+            "svd": seconds(partial(torch.linalg.svd, rotated)),
+            "procrustes": seconds(partial(best_map, Kind.ORTHOGONAL, rotated)),
+            "fixing ones": seconds(partial(best_map, Kind.ORTHOGONAL_FIXING_ONES, rotated)),
         }
         aligned = rotated @ best_map(Kind.ORTHOGONAL, rotated).mT
         tolerance = 1e-9 * aligned.diagonal().sum().item()

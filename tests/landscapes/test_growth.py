@@ -17,7 +17,8 @@ def test_untrained_vertices_are_perturbed_means() -> None:
     task = fitting_task(nn.Linear(1, 2, bias=False), data, CategoricalLikelihood(), networks[0])
     options = ComplexOptions(epochs=0, perturbation=0.1, num_connectors=2)
     found = grow_complex(task, networks, options, generator=torch.Generator().manual_seed(0))
-    first, second = (vertex.mean["weight"] for vertex in found.connectors)
+    first = found.connectors[0].mean["weight"]
+    second = found.connectors[1].mean["weight"]
     mean = torch.full((2, 1), 2.0)
     torch.testing.assert_close((first - mean).norm(), 0.1 * mean.norm())
     third = (2 * mean + first) / 3

@@ -98,7 +98,8 @@ def to_tanh(of: dict[str, Tensor]) -> dict[str, Tensor]:
 def test_the_alignment_is_that_of_the_equivalent_tanh_networks(seed: int) -> None:
     a, b = logistic(12, 10, seed=0), logistic(12, 10, seed=seed)
     tanh = nn.Sequential(*[nn.Tanh() if isinstance(layer, nn.Sigmoid) else layer for layer in a])
-    first, second = (to_tanh(parameters(model)) for model in (a, b))
+    first = to_tanh(parameters(a))
+    second = to_tanh(parameters(b))
     torch.testing.assert_close(torch.func.functional_call(tanh, second, inputs()), b(inputs()))
     spec, spec_of_tanh = rc.trace_spec(a, inputs()), rc.trace_spec(tanh, inputs())
     found = rc.match(a, b, spec, matcher="weight", symmetry="full")
@@ -126,7 +127,8 @@ def every_copy(of: Arrays, widths: tuple[int, ...]) -> Iterator[Arrays]:
 
 def distance(a: Arrays, b: Arrays) -> float:
     """Return the squared distance of the equivalent tanh networks."""
-    one, other = (to_tanh({name: torch.from_numpy(array) for name, array in of.items()}) for of in (a, b))
+    one = to_tanh({name: torch.from_numpy(array) for name, array in a.items()})
+    other = to_tanh({name: torch.from_numpy(array) for name, array in b.items()})
     return sum(float((one[name] - other[name]).square().sum()) for name in one)
 
 
@@ -134,7 +136,8 @@ def distance(a: Arrays, b: Arrays) -> float:
 def test_brute_force(widths: tuple[int, ...], seed: int) -> None:
     """The distance of the equivalent tanh networks is minimal over all flips and permutations."""
     a, b = logistic(*widths, seed=0), logistic(*widths, seed=seed)
-    one, other = ({n: p.numpy() for n, p in parameters(model).items()} for model in (a, b))
+    one = {n: p.numpy() for n, p in parameters(a).items()}
+    other = {n: p.numpy() for n, p in parameters(b).items()}
     lowest = min(distance(one, copy) for copy in every_copy(other, widths))
     spec = rc.trace_spec(a, inputs())
     matcher = rc.matchers.WeightMatcher(symmetry="full", start="best")

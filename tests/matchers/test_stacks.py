@@ -100,7 +100,7 @@ def test_order_of_experts_is_optimal_given_the_other_groups() -> None:
 
     def inner(new: int, old: int, d: Tensor) -> float:
         """Return the largest inner product of an expert of the reference and one of the candidate."""
-        up, bias, down = (f"experts.{{}}.{part}" for part in ("up.weight", "up.bias", "down.weight"))
+        up, bias, down = "experts.{}.up.weight", "experts.{}.up.bias", "experts.{}.down.weight"
         own = torch.cat([reference[up.format(new)], reference[bias.format(new)][:, None]], 1)
         own = torch.cat([own, reference[down.format(new)].T], 1)
         other = torch.cat([candidate[up.format(old)][:, d], candidate[bias.format(old)][:, None]], 1)

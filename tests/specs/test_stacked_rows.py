@@ -104,9 +104,9 @@ class Heads(nn.Module):
 
     def __init__(self, heads: int = 3, width: int = 2) -> None:
         super().__init__()
-        self.query, self.key, self.value = (
-            nn.ModuleList([nn.Linear(4, width) for _ in range(heads)]) for _ in range(3)
-        )
+        self.query = nn.ModuleList([nn.Linear(4, width) for _ in range(heads)])
+        self.key = nn.ModuleList([nn.Linear(4, width) for _ in range(heads)])
+        self.value = nn.ModuleList([nn.Linear(4, width) for _ in range(heads)])
         self.out = nn.Linear(heads * width, 4)
 
     @override

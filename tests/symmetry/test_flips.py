@@ -72,7 +72,8 @@ def by_hand(given: dict[str, Tensor], e: SymmetryElement) -> dict[str, npt.NDArr
             found[f"{layer}.bias"][unit] *= -1
             found[f"{layer + 2}.bias"] += found[f"{layer + 2}.weight"][:, unit]
             found[f"{layer + 2}.weight"][:, unit] *= -1
-    p, q = (e.permutation.indices[name].numpy() for name in ("a", "b"))
+    p = e.permutation.indices["a"].numpy()
+    q = e.permutation.indices["b"].numpy()
     found["0.weight"], found["0.bias"] = found["0.weight"][p], found["0.bias"][p]
     found["2.weight"], found["2.bias"] = found["2.weight"][q][:, p], found["2.bias"][q]
     found["4.weight"] = found["4.weight"][:, q]

@@ -18,7 +18,7 @@ X = torch.randn(6, 3, dtype=torch.float64, generator=torch.Generator().manual_se
 
 def by_hand(p: Permutation, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return permuted tensors, computed one expert at a time."""
-    d, order, hidden = (p.indices[name] for name in ("d", "expert", "hidden"))
+    d, order, hidden = p.indices["d"], p.indices["expert"], p.indices["hidden"]
     found = {
         "embed.weight": tensors["embed.weight"][d],
         "embed.bias": tensors["embed.bias"][d],
@@ -66,7 +66,8 @@ def test_permutation_of_stacked_tensors_is_the_stacked_permutation() -> None:
 def test_leading_dimensions_are_kept() -> None:
     tensors = {name: torch.stack([t, 2 * t]) for name, t in tensors_of(Mixture()).items()}
     found = element().apply(tensors)
-    first, second = (element().apply({name: t[k] for name, t in tensors.items()}) for k in range(2))
+    first = element().apply({name: t[0] for name, t in tensors.items()})
+    second = element().apply({name: t[1] for name, t in tensors.items()})
     assert all(torch.equal(found[name], torch.stack([first[name], second[name]])) for name in tensors)
 
 

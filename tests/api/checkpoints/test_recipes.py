@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from rebasin_core.api.checkpoints import RecipeResult, load_recipe, run_recipe
-from rebasin_core.bilinear.coordinate_descent import CoordinateDescent
-from rebasin_core.config.recipe import AlignRecipe, MergeRecipe
+from rebasin_core.api.checkpoints import load_recipe, run_recipe
+from rebasin_core.config.recipe import MergeRecipe
 from rebasin_core.errors import ConfigError, InvalidInputError, StorageError
-from rebasin_core.plugin.registry import default_registry
-from rebasin_core.symmetry.permutation import Permutation
 from rebasin_core.tensors.lock import LOCK, FolderLock
-from tests.api.checkpoints.networks import MLP, Tensors, noisy, write
-
-Recipe: TypeAlias = AlignRecipe | MergeRecipe
+from tests.api.checkpoints.networks import MLP, write
+from tests.api.checkpoints.recipes import WRITTEN, copy, files, interrupt, recipe, write_networks
 
 MODEL = f"{{name: factory, factory: '{MLP.source['factory']}', inputs: ['5,8']}}"
 
@@ -30,39 +25,7 @@ MODEL = f"{{name: factory, factory: '{MLP.source['factory']}', inputs: ['5,8']}}
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A network, and two permuted noisy copies."""
-    write(tmp_path / "a.safetensors", MLP.network())
-    for number, name in enumerate("bc", start=1):
-        write(tmp_path / f"{name}.safetensors", MLP.permuted(copy(number), MLP.orders(number)))
-    return tmp_path
-
-
-def copy(number: int) -> Tensors:
-    return noisy(MLP.network(), 0.02, number)
-
-
-def recipe(folder: Path, **options: object) -> AlignRecipe:
-    entries = {
-        "model": MLP.source,
-        "reference": folder / "a.safetensors",
-        "candidate": folder / "b.safetensors",
-        "output": folder / "o.safetensors",
-        **options,
-    }
-    return AlignRecipe.model_validate(entries, context={"lookup": default_registry().strategy_class})
-
-
-def files(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()} - {"a.safetensors", "b.safetensors", "c.safetensors"}
-
-
-WRITTEN = {"o.safetensors", "o.permutation.safetensors"}
-
-
-def interrupt(patch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: object) -> bool:
-        raise KeyboardInterrupt
-
-    patch.setattr(CoordinateDescent, "initialize_greedily", interrupted)
+    return write_networks(tmp_path)
 
 
 def test_a_recipe_file_aligns_and_is_kept_in_the_output(folder: Path) -> None:
@@ -226,125 +189,6 @@ def test_another_file_at_its_path_is_an_obstacle(folder: Path, monkeypatch: pyte
     with pytest.raises(StorageError, match=r"o\.permutation\.safetensors exists"):
         run_recipe(recipe(folder))
     assert (folder / "o.permutation.safetensors").read_text() == "mine"
-
-
-def merged(folder: Path, **options: object) -> MergeRecipe:
-    entries = {
-        "model": MLP.source,
-        "checkpoints": [folder / f"{name}.safetensors" for name in "abc"],
-        "output": folder / "o.safetensors",
-        **options,
-    }
-    return MergeRecipe.model_validate(entries, context={"lookup": default_registry().strategy_class})
-
-
-def killed_after_the_output(given: Recipe, monkeypatch: pytest.MonkeyPatch) -> RecipeResult:
-    """Run a recipe up to the removal of its work; return the result of an undisturbed run."""
-
-    def interrupted(_: Path) -> None:
-        raise KeyboardInterrupt
-
-    assert given.output is not None
-    undisturbed = run_recipe(given)
-    if given.output.is_dir():
-        shutil.rmtree(given.output)
-    else:
-        for path in undisturbed.files:
-            path.unlink()
-    with monkeypatch.context() as patch:
-        patch.setattr("rebasin_core.api.checkpoints.recipes._remove", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            run_recipe(given)
-    assert given.output.with_name(f"{given.output.name}.unfinished").is_dir()
-    return undisturbed
-
-
-def states(paths: Iterable[Path]) -> list[tuple[int, int]]:
-    """Return the entries of the file system that change if a file is written again."""
-    return [(path.stat().st_ino, path.stat().st_mtime_ns) for path in paths]
-
-
-@pytest.mark.parametrize(
-    ("kind", "options"),
-    [
-        (recipe, {}),
-        (merged, {}),
-        (recipe, {"output": "o", "max_shard": 1000}),
-        (merged, {"output": "o", "max_shard": 1000}),
-        (recipe, {"dtype": "bfloat16", "chance": False}),
-        (merged, {"align": False}),
-    ],
-)
-def test_the_same_recipe_completes_a_run_that_was_killed_after_its_output(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, kind: Callable[..., Recipe], options: dict[str, Any]
-) -> None:
-    given = kind(folder, **{key: folder / value if key == "output" else value for key, value in options.items()})
-    undisturbed = killed_after_the_output(given, monkeypatch)
-    written = states(undisturbed.files)
-    result = run_recipe(given)
-    assert result.files == undisturbed.files
-    assert states(result.files) == written
-    assert result.found.as_json() == undisturbed.found.as_json()
-    assert not list(folder.glob("*.unfinished"))
-    with pytest.raises(StorageError, match="exists; choose another output"):
-        run_recipe(given)
-
-
-@pytest.mark.parametrize("change", ["recipe", "input", "permutation", "no permutation", "provenance"])
-def test_other_outputs_are_not_taken_for_that_of_a_killed_run(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, change: str
-) -> None:
-    killed_after_the_output(recipe(folder), monkeypatch)
-    options = {}
-    if change == "recipe":
-        options["seed"] = 1
-    elif change == "input":
-        (folder / "b.safetensors").write_bytes((folder / "c.safetensors").read_bytes())
-    elif change == "permutation":
-        Permutation.identity(Permutation.load(folder / "o.permutation.safetensors").layout).save(
-            folder / "o.permutation.safetensors"
-        )
-    elif change == "no permutation":
-        (folder / "o.permutation.safetensors").unlink()
-    else:
-        write(folder / "o.safetensors", copy(1))
-    before = (folder / "o.safetensors").read_bytes()
-    with pytest.raises(StorageError, match="exists; choose another output"):
-        run_recipe(recipe(folder, **options))
-    assert (folder / "o.safetensors").read_bytes() == before
-    run_recipe(recipe(folder, force=True, **options))
-    assert files(folder) == WRITTEN
-
-
-def test_a_damaged_output_of_a_killed_run_is_not_reported_as_complete(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    killed_after_the_output(recipe(folder), monkeypatch)
-    content = bytearray((folder / "o.safetensors").read_bytes())
-    content[-1] ^= 1  # of the last tensor
-    (folder / "o.safetensors").write_bytes(content)
-    with pytest.raises(StorageError, match="differs from this result; replace it with `force`"):
-        run_recipe(recipe(folder))
-    assert (folder / "o.safetensors").read_bytes() == content
-
-
-def test_the_lock_is_removed_last(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    killed_after_the_output(recipe(folder), monkeypatch)
-    unlink: Callable[..., None] = Path.unlink
-
-    def interrupted(path: Path, *, missing_ok: bool = False) -> None:
-        unlink(path, missing_ok=missing_ok)
-        if path.parent.name == "o.safetensors.unfinished":
-            raise KeyboardInterrupt
-
-    for _ in range(2):
-        with monkeypatch.context() as patch:
-            patch.setattr(Path, "unlink", interrupted)
-            with pytest.raises(KeyboardInterrupt):
-                run_recipe(recipe(folder))
-        assert (folder / "o.safetensors.unfinished" / LOCK).exists()
-    run_recipe(recipe(folder))
-    assert files(folder) == WRITTEN
 
 
 @pytest.mark.parametrize("options", [{"memory": 1000}, {"freeze": ["none"]}, {"spec": "no.json"}])

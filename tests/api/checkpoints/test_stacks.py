@@ -27,7 +27,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_exchanged_experts_are_aligned_and_verified(folder: Path) -> None:
-    a, b, out = (folder / f"{name}.safetensors" for name in ("a", "b", "out"))
+    a, b = folder / "a.safetensors", folder / "b.safetensors"
+    out = folder / "out.safetensors"
     found = rc.align_checkpoints(a, b, spec=folder / "spec.json", check=False, chance=False)
     assert found.permutation == element().inverse()
     found.write(out)

@@ -94,7 +94,8 @@ def reshaped(x: Tensor, frequencies: Tensor) -> Tensor:
 def unbound(x: Tensor, frequencies: Tensor) -> Tensor:
     """Rotate neighboring units with equal sines and cosines for both of a pair, as RoFormer does."""
     angle = angles(x.shape[-2], frequencies)
-    cos, sin = (torch.stack([one, one], -1).reshape(len(one), -1) for one in (angle.cos(), angle.sin()))
+    cos = torch.stack([angle.cos(), angle.cos()], -1).reshape(len(angle), -1)
+    sin = torch.stack([angle.sin(), angle.sin()], -1).reshape(len(angle), -1)
     first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
     return x * cos + torch.stack([-second, first], -1).reshape_as(x) * sin
 

@@ -48,7 +48,9 @@ class Heads(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.query, self.key, self.value = (modules(lambda: nn.Linear(4, 2)) for _ in range(3))
+        self.query = modules(lambda: nn.Linear(4, 2))
+        self.key = modules(lambda: nn.Linear(4, 2))
+        self.value = modules(lambda: nn.Linear(4, 2))
         self.out = nn.Linear(2 * COUNT, 4)
 
     @override
